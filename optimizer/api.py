@@ -1,0 +1,205 @@
+"""`optimize()`: capture, rewrite, verify, lower, measure, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tersor import capture, spec
+from tersor.artefact import checked_writer
+from tersor.capture.torch import split_inputs
+from tersor.context import Pass
+from tersor.errors import CaptureError, UsageError
+from tersor.facts import facts, picture
+from tersor.lower import lower
+from tersor.optimized import Optimized
+from tersor.pipeline import Outcome, Reference, run
+from tersor.progress import Console, Progress, Silent
+from tersor.provenance import describe_source, environment, fingerprint, reproduce
+from tersor.report.model import Report
+from tersor.target import Target, named
+
+
+@dataclass
+class Request:
+    """What the user asked for, checked.
+
+    Attributes:
+        passes: the pipeline.
+        seconds: time spent measuring each backend; 0 measures nothing.
+    """
+
+    model: Any
+    inputs: Any
+    dynamic: Any
+    target: Target
+    backend: str
+    passes: tuple[Pass, ...]
+    calibration: tuple[Any, ...]
+    sizes: Mapping[str, int] | None
+    opset: int | None
+    seconds: float
+    seed: int
+    progress: Progress
+    stages: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Announce a stage and time it."""
+        self.progress.stage(name, None)
+        started = time.perf_counter()
+        yield
+        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - started
+
+
+def optimize(
+    model: Any,
+    inputs: Any = None,
+    *,
+    dynamic: Any = None,
+    target: str | Target = "cpu",
+    backend: str = "auto",
+    passes: str | Iterable[Any] | None = None,
+    calibration: Iterable[Any] = (),
+    metric: Any = None,
+    budget: float = 0.0,
+    latency: float | None = None,
+    recover: Any = None,
+    progress: bool | Progress = True,
+    opset: int | None = None,
+    seed: int = 0,
+    sizes: Mapping[str, int] | None = None,
+    seconds: float = 2.0,
+) -> Any:
+    """Make a trained model fast, and prove that it still computes the same.
+
+    Args:
+        model: `torch.nn.Module` in evaluation mode, `ExportedProgram`, `GraphModule`, ONNX path, `onnx.ModelProto`,
+            `onnx_ir.Model`, or a zoo name.
+        inputs: example inputs, tuple or dict of tensors; optional for ONNX and zoo names.
+        dynamic: dynamic dimensions, as torch.export takes them.
+        target: "cpu", "cuda", or a `Target`.
+        backend: "auto" measures the installed ones and keeps the fastest.
+        passes: a pipeline as text, or pass objects; None runs every exact pass.
+        calibration: further example inputs, on which the result is checked as well.
+        metric, budget, latency, recover: for lossy passes; this version has none and refuses other values.
+        progress: True shows a progress bar on a terminal.
+        opset: ONNX opset of what is exported; None lets the exporter choose.
+        seed: of everything random.
+        sizes: example sizes of an ONNX file's dynamic dimensions, by name.
+        seconds: time spent measuring each backend; 0 measures nothing and keeps the first that works.
+
+    Returns:
+        An `Optimized`: a callable with the original's signature and output structure, and `.report`, `.save`,
+        `.to_onnx`. Where a module cannot be captured whole, an `OptimizedParts`: a module with the optimized
+        sub-modules in place.
+
+    Raises:
+        TersorError: one of its kinds; the model is never changed.
+    """
+    _refuse_unbuilt(metric=metric, budget=budget, latency=latency, recover=recover)
+    shown = Console() if progress is True else Silent() if progress is False else progress
+    request = Request(
+        model, inputs, dynamic, named(target), backend, _pipeline(passes), tuple(calibration), sizes, opset, seconds,
+        seed, shown,
+    )  # fmt: skip
+    with shown:
+        return optimize_request(request)
+
+
+def optimize_request(request: Request) -> Any:
+    """`optimize` with its arguments checked."""
+    report = _new_report(request)
+    try:
+        with request.stage("capture"):
+            original = capture.load(request.model, request.inputs, request.dynamic, request.sizes)
+    except CaptureError as error:
+        return _without_capture(request, report, error)
+    return optimize_program(original, request, report)
+
+
+def optimize_program(original: Any, request: Request, report: Report) -> Optimized:
+    """Everything after capture."""
+    reference, outcome = _rewrite(original, request, report)
+    with request.stage("lower and measure"):
+        lowered = lower(reference, outcome, request.target, request.backend, request.seconds, report)
+    report.stages = dict(request.stages)
+    writer = checked_writer(lowered.program, reference, request.opset)
+    return Optimized(
+        original.interface, lowered.call, report, writer, lowered.program, original, lowered.backend
+    )
+
+
+def plan(
+    model: Any, inputs: Any = None, *, dynamic: Any = None, passes: Any = None, target: str | Target = "cpu",
+    sizes: Mapping[str, int] | None = None, progress: Progress | None = None,
+) -> Report:  # fmt: skip
+    """What `optimize` would do to the graph, without lowering or measuring anything."""
+    request = Request(
+        model, inputs, dynamic, named(target), "none", _pipeline(passes), (), sizes, None, 0.0, 0, progress or Silent()
+    )
+    report = _new_report(request)
+    with request.stage("capture"):
+        original = capture.load(model, inputs, dynamic, sizes)
+    _rewrite(original, request, report)
+    report.stages = dict(request.stages)
+    return report
+
+
+def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference, Outcome]:
+    report.notes += original.notes
+    report.model_hash, report.data_hash = fingerprint(original)
+    with request.stage("reference"):
+        extra = [original.interface.flatten(*split_inputs(item)) for item in request.calibration]
+        reference = Reference.of(original, extra)
+    with request.stage("passes"):
+        outcome = run(original, request.passes, reference, request.progress)
+    report.steps = outcome.steps
+    report.before, report.after = facts(original), facts(outcome.program)
+    report.picture_before = picture(original, outcome.program)
+    report.picture_after = picture(outcome.program, original)
+    report.parity = reference.judge("rewritten program against the original", outcome.program.run_flat)
+    return reference, outcome
+
+
+def _without_capture(request: Request, report: Report, error: CaptureError) -> Any:
+    if isinstance(request.model, torch.nn.Module):
+        from tersor.parts import optimize_parts
+
+        return optimize_parts(request, report, error)
+    if isinstance(request.model, str | Path) or capture.is_onnx(request.model):
+        if str(request.model).startswith(capture.ZOO_PREFIXES):
+            raise error
+        from tersor.verbatim import keep
+
+        return keep(request.model, str(error), report)
+    raise error
+
+
+def _new_report(request: Request) -> Report:
+    report = Report(describe_source(request.model), spec.render(request.passes), request.target.name)
+    report.environment = environment(request.seed)
+    report.command = reproduce(request.model, report, request.backend, request.seed)
+    return report
+
+
+def _pipeline(passes: str | Iterable[Any] | None) -> tuple[Pass, ...]:
+    if passes is None:
+        from tersor.passes import EXACT
+
+        return spec.parse(EXACT)
+    return spec.parse(passes)
+
+
+def _refuse_unbuilt(**options: Any) -> None:
+    asked = [name for name, given in options.items() if given not in (None, 0, 0.0, False)]
+    if asked:
+        raise UsageError(
+            f"{', '.join(asked)} steer lossy passes, and this version has only exact ones", "leave these options out"
+        )

@@ -1,0 +1,73 @@
+"""What a backend must offer, and how one is found by name. The backends themselves live in ``backends/``."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+from tersor.errors import UsageError
+from tersor.interface import Flat
+from tersor.program import Program
+from tersor.target import Target
+
+Compiled = Callable[..., Flat]
+"""Takes the flat tensor inputs positionally, returns the flat tensor outputs."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something a backend would reject or run slowly.
+
+    Attributes:
+        node: the node it concerns; empty for the whole program.
+        problem: what is wrong.
+        remedy: what to do about it.
+        fatal: whether the backend refuses the program for it.
+    """
+
+    node: str
+    problem: str
+    remedy: str
+    fatal: bool = False
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One runtime: a module in ``backends/`` holds an instance named ``BACKEND``."""
+
+    name: str
+    description: str
+
+    def missing(self) -> str | None:
+        """Why it cannot be used here, with the remedy; None where it can."""
+
+    def compile(self, program: Program, target: Target) -> Compiled:
+        """A callable on flat tensors; raises BackendError."""
+
+    def save(self, program: Program, folder: Path) -> list[Path]:
+        """Write files that run without Tersor; returns them."""
+
+    def lint(self, program: Program, target: Target) -> list[Finding]:
+        """What it would reject or run slowly."""
+
+
+def backend_names() -> list[str]:
+    """All backends, by file name."""
+    package = importlib.import_module("tersor.backends")
+    return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
+
+
+def find_backend(name: str) -> Backend:
+    """The backend of this name; raises UsageError with the nearest name."""
+    names = backend_names()
+    if name not in names:
+        near = get_close_matches(name, names, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known backends: {', '.join(names)}"
+        raise UsageError(f"unknown backend {name!r}", hint)
+    found: Backend = importlib.import_module(f"tersor.backends.{name}").BACKEND
+    return found

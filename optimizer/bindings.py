@@ -1,0 +1,89 @@
+"""Sizes for the dynamic dimensions, and inputs of those sizes, on which a program is checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from tersor.interface import Flat
+from tersor.program import Dimension, Program, evaluate
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One choice of sizes.
+
+    Attributes:
+        sizes: by dimension name.
+        inputs: flat tensors of those sizes.
+    """
+
+    sizes: dict[str, int]
+    inputs: Flat
+
+
+def bindings(program: Program, extra: Sequence[Flat] = ()) -> list[Binding]:
+    """The example inputs, then for each dynamic dimension a smaller and a larger size, then inputs given by the user.
+
+    Resized inputs repeat the example's values along the axis, so that indices and masks stay valid. Sizes on which
+    the program itself cannot run are left out.
+    """
+    example = {key: dimension.hint for key, dimension in program.dimensions.items()}
+    chosen = [Binding(_named(program, example), program.inputs)]
+    for sizes in _variations(program.dimensions):
+        inputs = resized(program, sizes)
+        if _runs(program, inputs):
+            chosen.append(Binding(_named(program, sizes), inputs))
+    chosen += [Binding(_named(program, program.check_inputs(flat)), tuple(flat)) for flat in extra]
+    return chosen
+
+
+def resized(program: Program, sizes: dict[str, int]) -> Flat:
+    """The example inputs at other sizes, by symbol."""
+    made = []
+    for example, row in zip(program.inputs, program.sizes, strict=True):
+        value = example
+        for axis, size in enumerate(row):
+            wanted = evaluate(size, sizes)
+            if wanted != value.shape[axis]:
+                value = value.index_select(axis, torch.arange(wanted, device=value.device) % value.shape[axis])
+        made.append(value.contiguous())
+    return tuple(made)
+
+
+def _variations(dimensions: dict[str, Dimension]) -> list[dict[str, int]]:
+    """Three choices however many dimensions there are: all larger, all smaller, and alternately."""
+    larger = {key: _another(dimension, up=True) for key, dimension in dimensions.items()}
+    smaller = {key: _another(dimension, up=False) for key, dimension in dimensions.items()}
+    mixed = {key: (larger if position % 2 else smaller)[key] for position, key in enumerate(dimensions)}
+    example = {key: dimension.hint for key, dimension in dimensions.items()}
+    unique = []
+    for sizes in (larger, smaller, mixed):
+        if sizes != example and sizes not in unique:
+            unique.append(sizes)
+    return unique
+
+
+def _another(dimension: Dimension, *, up: bool) -> int:
+    """A size that shares the example's large powers of two, since strides of a network must often divide it."""
+    step = 1
+    while step < 32 and dimension.hint % (step * 2) == 0 and dimension.hint > step * 2:
+        step *= 2
+    size = dimension.hint + step if up else dimension.hint - step
+    low = max(dimension.minimum, 1)
+    high = dimension.maximum if dimension.maximum is not None else size
+    return min(max(size, low), high)
+
+
+def _named(program: Program, sizes: dict[str, int]) -> dict[str, int]:
+    return {program.dimensions[key].name: size for key, size in sizes.items()}
+
+
+def _runs(program: Program, inputs: Flat) -> bool:
+    try:
+        program.run(inputs)
+    except Exception:
+        return False
+    return True

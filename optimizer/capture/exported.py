@@ -1,0 +1,163 @@
+"""From an `ExportedProgram` to a `Program`: decompose, drop fixed inputs, name dynamic dimensions."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import sympy
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+
+from tersor.capture.inline import inline_wrappers
+from tersor.errors import CaptureError
+from tersor.interface import Flat, Interface
+from tersor.program import Dimension, Program, Size
+
+
+def from_exported(
+    exported: ExportedProgram,
+    leaves: Sequence[Any],
+    names: Mapping[tuple[int, int], str] | None = None,
+    *,
+    parameters: inspect.Signature | None = None,
+    in_spec: Any = None,
+    input_names: Sequence[str] | None = None,
+    output_names: Sequence[str] | None = None,
+) -> Program:
+    """Build a program.
+
+    Args:
+        exported: any exported program; it is decomposed to functional ATen here.
+        leaves: the flat example arguments, one per placeholder.
+        names: names for dynamic dimensions, by (leaf position, axis).
+        parameters, in_spec: the calling convention, see `Interface`.
+    """
+    decomposed = exported.run_decompositions({})
+    _refuse_mutation(decomposed)
+    module = decomposed.module(check_guards=False)
+    out_spec = decomposed.call_spec.out_spec
+    inline_wrappers(module)
+    graph, weights = _detach(module)
+    kept = _drop_fixed_inputs(graph, leaves)
+    inputs: Flat = tuple(leaves[position] for position in kept)
+    sizes, dimensions = _dimensions(graph, kept, names or {}, decomposed)
+    out_leaves, out_fixed = _flatten_outputs(graph)
+    interface = Interface(
+        input_names=tuple(input_names or (node.name for node in graph.find_nodes(op="placeholder"))),
+        output_names=tuple(output_names or _output_names(graph)),
+        parameters=parameters,
+        in_spec=in_spec,
+        in_leaves=tuple(kept.index(p) if p in kept else None for p in range(len(leaves))),
+        fixed={p: leaf for p, leaf in enumerate(leaves) if p not in kept},
+        out_spec=out_spec if parameters is not None else None,
+        out_leaves=out_leaves,
+        out_fixed=out_fixed,
+    )
+    return Program(graph, weights, inputs, sizes, dimensions, interface)
+
+
+def _refuse_mutation(exported: ExportedProgram) -> None:
+    signature = exported.graph_signature
+    mutated = [*signature.buffers_to_mutate.values(), *signature.user_inputs_to_mutate.values()]
+    if mutated:
+        raise CaptureError(
+            f"the model writes into {', '.join(map(repr, mutated[:3]))} on each call",
+            "call model.eval(), or return the new value instead of writing it",
+        )
+
+
+def _detach(module: torch.nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
+    graph = fx.Graph()
+    source: fx.Graph = module.graph  # type: ignore[assignment]
+    values: dict[fx.Node, fx.Node] = {}
+    outputs = graph.graph_copy(source, values)
+    graph.output(outputs)
+    weights: dict[str, Any] = {}
+    for node in graph.find_nodes(op="get_attr"):
+        value = _attribute(module, str(node.target))
+        weights[str(node.target)] = value.detach() if isinstance(value, torch.Tensor) else value
+    for node in list(reversed(graph.nodes)):
+        if node.op == "get_attr" and not node.users:
+            graph.erase_node(node)
+    return graph, weights
+
+
+def _attribute(module: torch.nn.Module, target: str) -> Any:
+    value: Any = module
+    for part in target.split("."):
+        value = getattr(value, part)
+    return value
+
+
+def _drop_fixed_inputs(graph: fx.Graph, leaves: Sequence[Any]) -> list[int]:
+    placeholders = list(graph.find_nodes(op="placeholder"))
+    if len(placeholders) != len(leaves):
+        raise CaptureError(f"the captured graph has {len(placeholders)} inputs for {len(leaves)} example values")
+    for node, leaf in zip(placeholders, leaves, strict=True):
+        if not isinstance(leaf, torch.Tensor):
+            if node.users:
+                raise CaptureError(f"input {node.name!r} is a {type(leaf).__name__} that the graph computes with")
+            graph.erase_node(node)
+    return [position for position, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
+
+
+def _dimensions(
+    graph: fx.Graph, kept: Sequence[int], names: Mapping[tuple[int, int], str], exported: ExportedProgram
+) -> tuple[tuple[tuple[Size, ...], ...], dict[str, Dimension]]:
+    sizes: list[tuple[Size, ...]] = []
+    dimensions: dict[str, Dimension] = {}
+    for leaf, node in zip(kept, graph.find_nodes(op="placeholder"), strict=True):
+        row: list[Size] = []
+        for axis, size in enumerate(node.meta["val"].shape):
+            row.append(_size(size))
+            expression = row[-1]
+            if isinstance(expression, sympy.Symbol) and expression.name not in dimensions:
+                name = names.get((leaf, axis), f"{node.name}_dim{axis}")
+                dimensions[expression.name] = _dimension(name, expression, size, exported)
+        sizes.append(tuple(row))
+    return tuple(sizes), dimensions
+
+
+def _size(size: Any) -> Size:
+    if isinstance(size, int):
+        return size
+    expression = size.node.expr
+    return int(expression) if expression.is_Integer else expression
+
+
+def _dimension(name: str, symbol: sympy.Symbol, size: torch.SymInt, exported: ExportedProgram) -> Dimension:
+    bounds = exported.range_constraints.get(symbol)
+    upper = None if bounds is None or not bounds.upper.is_Integer else int(bounds.upper)
+    lower = 1 if bounds is None or not bounds.lower.is_Integer else max(1, int(bounds.lower))
+    return Dimension(name, symbol.name, int(size.node.hint), lower, None if upper and upper > 2**40 else upper)
+
+
+def _flatten_outputs(graph: fx.Graph) -> tuple[tuple[int | None, ...], dict[int, Any]]:
+    node = next(iter(reversed(graph.nodes)))
+    returned = node.args[0] if isinstance(node.args[0], tuple | list) else (node.args[0],)
+    slots: list[int | None] = []
+    fixed: dict[int, Any] = {}
+    kept: list[fx.Node] = []
+    for position, value in enumerate(returned):
+        if isinstance(value, fx.Node):
+            slots.append(len(kept))
+            kept.append(value)
+        else:
+            slots.append(None)
+            fixed[position] = value
+    if not kept:
+        raise CaptureError("the model returns no tensor that depends on the graph")
+    node.args = (tuple(kept),)
+    return tuple(slots), fixed
+
+
+def _output_names(graph: fx.Graph) -> list[str]:
+    returned = next(iter(reversed(graph.nodes))).args[0]
+    names: list[str] = []
+    for position, node in enumerate(returned):  # type: ignore[arg-type]
+        name = node.name if node.op != "placeholder" else f"{node.name}_out"
+        names.append(name if name not in names else f"{name}_{position}")
+    return names

@@ -1,0 +1,157 @@
+"""Capture of PyTorch models: modules, exported programs, graph modules."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import fx
+from torch.export import ExportedProgram
+from torch.utils import _pytree as pytree
+
+from tersor.capture.exported import from_exported
+from tersor.errors import CaptureError, InputError, UsageError
+from tersor.interface import bind
+from tersor.program import Program
+
+
+def capture_module(model: torch.nn.Module, inputs: Any, dynamic: Any = None) -> Program:
+    """Capture a module in evaluation mode.
+
+    Args:
+        model: any module that torch.export takes.
+        inputs: a tuple of positional arguments, a dict of keyword arguments, or one tensor.
+        dynamic: dynamic dimensions as `torch.export.export` takes them: by parameter name, or in order.
+
+    Raises:
+        UsageError: the model is in training mode, or is not deterministic.
+        CaptureError: torch.export refuses; the message holds its first line.
+    """
+    _refuse_training(model)
+    args, kwargs = split_inputs(inputs)
+    parameters = inspect.signature(model.forward)
+    bound = bind(parameters, args, kwargs)
+    arguments = parameters.bind(*args, **kwargs)
+    _register_dataclasses(bound, _run_twice(model, arguments.args, arguments.kwargs))
+    exported = _export(model, arguments.args, arguments.kwargs, dynamic)
+    leaves, in_spec = pytree.tree_flatten(bound)
+    names = dimension_names(dynamic, bound)
+    return from_exported(exported, leaves, names, parameters=parameters, in_spec=in_spec)
+
+
+def capture_exported(exported: ExportedProgram) -> Program:
+    """Capture an exported program with the example inputs it carries."""
+    if exported.example_inputs is None:
+        raise InputError("the exported program carries no example inputs", "export it with torch.export.export")
+    args, kwargs = exported.example_inputs
+    names = list(kwargs)
+    parameters = _signature_of(exported, len(args), names)
+    bound = bind(parameters, args, kwargs)
+    leaves, in_spec = pytree.tree_flatten(bound)
+    return from_exported(exported, leaves, parameters=parameters, in_spec=in_spec)
+
+
+def _signature_of(exported: ExportedProgram, positional: int, keywords: Sequence[str]) -> inspect.Signature:
+    kind = inspect.Parameter
+    known = getattr(exported.module(check_guards=False), "forward", None)
+    try:
+        signature = inspect.signature(known) if known is not None else None
+        if signature is not None:
+            signature.bind(*range(positional), **dict.fromkeys(keywords))
+            return signature
+    except (TypeError, ValueError):
+        pass
+    parameters = [kind(f"input_{i}", kind.POSITIONAL_OR_KEYWORD) for i in range(positional)]
+    return inspect.Signature(parameters + [kind(name, kind.KEYWORD_ONLY) for name in keywords])
+
+
+def split_inputs(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Example inputs as positional and keyword arguments.
+
+    >>> split_inputs({"x": 1})
+    ((), {'x': 1})
+    """
+    if isinstance(inputs, Mapping):
+        return (), dict(inputs)
+    if isinstance(inputs, torch.Tensor):
+        return (inputs,), {}
+    if not isinstance(inputs, Sequence):
+        raise InputError(f"example inputs are {type(inputs).__name__}", "give a tuple or a dict of tensors")
+    return tuple(inputs), {}
+
+
+def _refuse_training(model: torch.nn.Module) -> None:
+    if model.training and not isinstance(model, fx.GraphModule):
+        raise UsageError("the model is in training mode", "call model.eval() first")
+
+
+def _run_twice(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        with torch.no_grad():
+            first, second = model(*args, **kwargs), model(*args, **kwargs)
+    except Exception as error:
+        raise InputError(
+            f"the model raises {type(error).__name__} on the example inputs: {_first_line(error)}",
+            "give inputs that model(*inputs) accepts",
+        ) from error
+    for a, b in zip(pytree.tree_leaves(first), pytree.tree_leaves(second), strict=False):
+        if isinstance(a, torch.Tensor) and not torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)):
+            raise UsageError(
+                "the model returns different results on two equal calls", "remove its randomness; a rewrite of it cannot be verified"
+            )
+    return first
+
+
+def _register_dataclasses(*trees: Any) -> None:
+    for leaf in pytree.tree_leaves(trees):
+        if dataclasses.is_dataclass(leaf) and not isinstance(leaf, type):
+            torch.export.register_dataclass(type(leaf))
+            _register_dataclasses(*(getattr(leaf, item.name) for item in dataclasses.fields(leaf)))
+
+
+def _export(model: torch.nn.Module, args: Any, kwargs: Any, dynamic: Any) -> ExportedProgram:
+    try:
+        with torch.no_grad():
+            return torch.export.export(model, tuple(args), dict(kwargs), dynamic_shapes=dynamic, strict=False)
+    except Exception as error:
+        raise CaptureError(
+            f"torch.export cannot capture the model: {_first_line(error)}",
+            "capture a sub-module, or give other example inputs or dynamic dimensions",
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def dimension_names(dynamic: Any, bound: Mapping[str, Any]) -> dict[tuple[int, int], str]:
+    """Names of dynamic axes by (leaf position, axis), from a torch.export dynamic-shapes specification."""
+    specification = dynamic
+    if isinstance(dynamic, tuple | list):
+        specification = dict(zip(bound, dynamic, strict=False))
+    names: dict[tuple[int, int], str] = {}
+    position = 0
+    for key, value in bound.items():
+        position = _walk(value, (specification or {}).get(key), position, names)
+    return names
+
+
+def _walk(value: Any, specification: Any, position: int, names: dict[tuple[int, int], str]) -> int:
+    if isinstance(value, torch.Tensor) or not isinstance(value, dict | list | tuple):
+        items = specification.items() if isinstance(specification, Mapping) else enumerate(specification or ())
+        for axis, dimension in items:
+            name = getattr(dimension, "__name__", None)
+            if name:
+                names[position, axis] = name
+        return position + len(pytree.tree_leaves(value))
+    keyed = value.items() if isinstance(value, dict) else enumerate(value)
+    for key, child in keyed:
+        inner = specification.get(key) if isinstance(specification, Mapping) else None
+        if isinstance(specification, list | tuple) and isinstance(key, int) and key < len(specification):
+            inner = specification[key]
+        position = _walk(child, inner, position, names)
+    return position

@@ -1,0 +1,76 @@
+"""What a pass is told and tells: candidate sites taken, skipped, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import ClassVar, Protocol, runtime_checkable
+
+from torch import fx
+
+from tersor.program import Program
+
+
+@dataclass(frozen=True)
+class Site:
+    """One place in a graph: a node's name, where it came from, and what was done or why not.
+
+    Attributes:
+        node: name of the node.
+        detail: what was done there, or the reason why nothing was.
+        origin: module path or ONNX node name that the node came from; empty where unknown.
+    """
+
+    node: str
+    detail: str
+    origin: str = ""
+
+
+@dataclass
+class Context:
+    """Collects the sites of one application of a pass.
+
+    ``limit`` is set by bisect: only candidates it accepts are taken.
+    """
+
+    limit: Callable[[Site], bool] | None = None
+    taken: list[Site] = field(default_factory=list)
+    skipped: list[Site] = field(default_factory=list)
+
+    def take(self, node: fx.Node, detail: str) -> bool:
+        """Announce an edit at ``node``; do the edit only where this returns True."""
+        site = Site(node.name, detail, origin(node))
+        if self.limit is not None and not self.limit(site):
+            return False
+        self.taken.append(site)
+        return True
+
+    def skip(self, node: fx.Node, reason: str) -> None:
+        """Announce that a candidate was declined, with the reason."""
+        self.skipped.append(Site(node.name, reason, origin(node)))
+
+
+@runtime_checkable
+class Pass(Protocol):
+    """A rewrite of a program: a frozen dataclass in its own file, whose fields are its options.
+
+    ``exact`` passes must not move the outputs; others spend from the budget. The call edits the program in place and
+    announces each site to the context; the pipeline clones before and verifies after.
+    """
+
+    exact: ClassVar[bool]
+
+    def __call__(self, program: Program, context: Context) -> None:
+        """Edit ``program`` in place."""
+
+
+def origin(node: fx.Node) -> str:
+    """The ONNX node name or the module path that a node came from."""
+    custom = node.meta.get("custom")
+    if isinstance(custom, dict) and "onnx" in custom:
+        return str(custom["onnx"])
+    stack = node.meta.get("nn_module_stack")
+    if not stack:
+        return ""
+    path = str(list(stack.values())[-1][0])
+    return path.removeprefix("L['self'].").removeprefix("L__self__.")

@@ -1,0 +1,144 @@
+"""Hand the rewritten program to backends, compare what they compute with the original, keep what pays."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from tersor.backend import Backend, Compiled, backend_names, find_backend
+from tersor.check import failure
+from tersor.errors import BackendError, ParityError, TersorError
+from tersor.interface import Flat
+from tersor.measure import interleaved
+from tersor.pipeline import Outcome, Reference
+from tersor.program import Program
+from tersor.report.model import Report, Timing
+from tersor.target import Target
+
+SLOWER = 1.02
+"""A rewrite that is measured slower than this multiple of the original does not pay."""
+
+ORIGINAL = "original"
+
+
+@dataclass
+class Lowered:
+    """A program in the hands of a backend.
+
+    Attributes:
+        program: what runs: the rewritten program, or the original where the rewrite did not pay.
+        backend: what runs it.
+        call: takes and returns flat tensors.
+    """
+
+    program: Program
+    backend: Backend
+    call: Compiled
+
+
+@dataclass
+class _Race:
+    """Compiled contestants by label, and why others are not among them."""
+
+    target: Target
+    entries: dict[str, Lowered] = field(default_factory=dict)
+    refused: dict[str, str] = field(default_factory=dict)
+
+    def enter(self, label: str, program: Program, backend: Backend, reference: Reference, report: Report) -> None:
+        """Compile and check one contestant; remember why where it is refused."""
+        try:
+            lowered = Lowered(program, backend, compile_checked(program, backend, reference, self.target, report))
+            self.entries[label] = lowered
+        except TersorError as error:
+            self.refused[label] = str(error)
+
+
+def lower(
+    reference: Reference, outcome: Outcome, target: Target, wanted: str, seconds: float, report: Report
+) -> Lowered:
+    """Compile for the wanted backend, or for every installed one where ``wanted`` is "auto", and keep the fastest.
+
+    Raises:
+        BackendError: no backend takes the program; the message holds each one's reason.
+    """
+    race = _Race(target)
+    for backend in _candidates(wanted, report):
+        race.enter(backend.name, outcome.program, backend, reference, report)
+        if outcome.program is not reference.program:
+            race.enter(f"{backend.name} ({ORIGINAL})", reference.program, backend, reference, report)
+    report.notes += [f"backend {label} was not used: {reason}" for label, reason in race.refused.items()]
+    if not race.entries:
+        reasons = "; ".join(f"{label}: {reason}" for label, reason in race.refused.items())
+        raise BackendError(f"no backend takes the program: {reasons or 'none is installed'}", "try backend='eager'")
+    if seconds > 0:
+        _measure(race, reference, seconds, report)
+    chosen = _choose(race, outcome.program, report)
+    report.backend = race.entries[chosen].backend.name
+    return race.entries[chosen]
+
+
+def _candidates(wanted: str, report: Report) -> list[Backend]:
+    if wanted != "auto":
+        backend = find_backend(wanted)
+        problem = backend.missing()
+        if problem:
+            raise BackendError(f"backend {wanted!r} is not usable: {problem}")
+        return [backend]
+    found = []
+    for name in backend_names():
+        backend = find_backend(name)
+        problem = backend.missing()
+        if problem:
+            report.notes.append(f"backend {name} was not tried: {problem}")
+        else:
+            found.append(backend)
+    return found
+
+
+def compile_checked(
+    program: Program, backend: Backend, reference: Reference, target: Target, report: Report | None = None
+) -> Compiled:
+    """Compile, run at every binding, and raise ParityError where the artefact differs from the original."""
+    call = backend.compile(program, target)
+    parities = reference.judge(f"{backend.name} against the original", call)
+    if report is not None:
+        report.parity += parities
+    problem = failure(parities)
+    if problem:
+        raise ParityError(f"{backend.name} computes something else: {problem}", "use another backend")
+    return call
+
+
+def _measure(race: _Race, reference: Reference, seconds: float, report: Report) -> None:
+    inputs = reference.program.inputs
+    contestants = {label: _bound(entry.call, inputs) for label, entry in race.entries.items()}
+    eager = f"eager ({ORIGINAL})"
+    if eager not in contestants:
+        contestants[eager] = _bound(reference.program.run_flat, inputs)
+    report.timings = interleaved(contestants, seconds=seconds * len(contestants))
+
+
+def _bound(call: Compiled, inputs: Flat) -> Callable[[], Flat]:
+    return lambda: call(*inputs)
+
+
+def _choose(race: _Race, rewritten: Program, report: Report) -> str:
+    """The fastest label; the original of the same backend wins only where it is clearly faster."""
+    by_label = {timing.name: timing for timing in report.timings}
+    if not by_label:
+        return next(iter(race.entries))
+    fastest = min(race.entries, key=lambda label: by_label[label].median_ms)
+    backend = race.entries[fastest].backend.name
+    if race.entries[fastest].program is rewritten or backend not in race.entries:
+        return fastest
+    if _significantly_slower(by_label[backend], by_label[fastest]):
+        report.notes.append(
+            f"the rewrite does not pay on {backend}: {by_label[backend].median_ms:.3g} ms against "
+            f"{by_label[fastest].median_ms:.3g} ms of the original, which is kept"
+        )
+        return fastest
+    return backend
+
+
+def _significantly_slower(candidate: Timing, best: Timing) -> bool:
+    return candidate.median_ms > SLOWER * best.median_ms and candidate.low_ms > best.median_ms

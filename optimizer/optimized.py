@@ -1,0 +1,62 @@
+"""`Optimized`: what `optimize()` returns, called like the original."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tersor.backend import Backend, Compiled
+from tersor.errors import ExportError
+from tersor.interface import Interface
+from tersor.program import Program
+from tersor.report.model import Report
+
+Writer = Callable[[Path, int | None], Path]
+"""Writes the ONNX file to a path, at an opset or the exporter's choice."""
+
+
+@dataclass
+class Optimized:
+    """A fast model with the original's signature and output structure.
+
+    Attributes:
+        report: what was done, what was not, why, and how it was checked; ``report.text()``, ``.json()``, ``.html(path)``.
+        program: the rewritten program; None where a file was kept verbatim.
+        original: the program as captured; None likewise.
+        backend: what runs it.
+    """
+
+    interface: Interface
+    call: Compiled
+    report: Report
+    writer: Writer
+    program: Program | None = None
+    original: Program | None = None
+    backend: Backend | None = None
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Call with the original's arguments; raises InputError where shapes or dtypes do not fit."""
+        inputs = self.interface.flatten(args, kwargs)
+        if self.program is not None:
+            self.program.check_inputs(inputs)
+        with torch.no_grad():
+            return self.interface.unflatten(self.call(*inputs))
+
+    def to_onnx(self, path: str | Path, opset: int | None = None) -> Path:
+        """Write an ONNX file, checked by running it against the original; raises ExportError or OutputError."""
+        return self.writer(Path(path), opset)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write a folder that runs without Tersor: the model, a five-line example, and the report.
+
+        Raises OutputError where the folder cannot be written.
+        """
+        from tersor.artefact import write_folder
+
+        if self.program is None or self.backend is None:
+            raise ExportError("the file was kept as it is", "copy the original, or use to_onnx")
+        return write_folder(Path(folder), self.program, self.backend, self.report)

@@ -1,0 +1,172 @@
+"""The report as data: what was done, what was not, why, and how that was checked. Renderers live beside it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+SCHEMA_VERSION = 1
+
+
+@dataclass
+class SiteRecord:
+    """One place in the graph, and what was done there or why nothing was."""
+
+    node: str
+    detail: str
+    origin: str = ""
+
+
+@dataclass
+class Parity:
+    """Largest differences between two runs on the same inputs.
+
+    Attributes:
+        what: which two, e.g. "after fold-batch-norm against the original".
+        binding: sizes of the dynamic dimensions, by name.
+        outputs: per output name: largest absolute difference, largest relative to the output's scale, what is allowed.
+        passed: whether every output is within its tolerance.
+    """
+
+    what: str
+    binding: dict[str, int]
+    outputs: dict[str, dict[str, float]]
+    passed: bool
+
+
+@dataclass
+class StepRecord:
+    """One pass of the pipeline.
+
+    Attributes:
+        spec: the pass with its options, as it is written in a pipeline.
+        status: "kept", "dropped" or "unchanged".
+        reason: why it was dropped.
+        exact: whether it may not move the outputs.
+        sites, skipped: where it acted, and where it declined.
+        nodes_before, nodes_after: operators in the graph.
+        seconds: time to apply, refresh and judge.
+        parity: the checks it went through.
+    """
+
+    spec: str
+    status: str
+    exact: bool
+    reason: str = ""
+    sites: list[SiteRecord] = field(default_factory=list)
+    skipped: list[SiteRecord] = field(default_factory=list)
+    nodes_before: int = 0
+    nodes_after: int = 0
+    seconds: float = 0.0
+    parity: list[Parity] = field(default_factory=list)
+
+
+@dataclass
+class Timing:
+    """Latency of one contestant: milliseconds, median of ``runs`` interleaved runs, and the quartile spread.
+
+    ``predicted_ms`` is None where no cost model covers it.
+    """
+
+    name: str
+    median_ms: float
+    low_ms: float
+    high_ms: float
+    runs: int
+    predicted_ms: float | None = None
+    note: str = ""
+
+
+@dataclass
+class GraphPicture:
+    """A graph to draw: nodes with operator, shape, origin and a mark ("", "changed", "added", "removed"); edges.
+
+    ``note`` says how many nodes were left out of the drawing, where some were.
+    """
+
+    nodes: list[dict[str, str]] = field(default_factory=list)
+    edges: list[tuple[str, str]] = field(default_factory=list)
+    note: str = ""
+
+
+@dataclass
+class ModelFacts:
+    """Counts of one graph.
+
+    Attributes:
+        operators: how many of each operator.
+        parameters: number of weights; ``parameter_bytes`` their size.
+        flops: floating-point operations of matrix products, convolutions and attention in one run at the example
+            sizes (a multiply-add is two); None if unknown.
+        elementwise: operations of everything else, one per element; ``uncounted`` is how many nodes are in neither.
+        inputs, outputs: name, dtype and shape as text.
+    """
+
+    operators: dict[str, int] = field(default_factory=dict)
+    parameters: int = 0
+    parameter_bytes: int = 0
+    flops: int | None = None
+    inputs: list[dict[str, str]] = field(default_factory=list)
+    outputs: list[dict[str, str]] = field(default_factory=list)
+    elementwise: int | None = None
+    uncounted: int = 0
+
+
+@dataclass
+class Report:
+    """Everything that one optimization did.
+
+    Attributes:
+        model: what the user gave; ``model_hash`` identifies its graph and weights.
+        command: text that reproduces the run.
+        pipeline: the passes, in one string.
+        stages: seconds by stage (capture, passes, compile, measure, ...).
+        notes: what the user should know, in order.
+        environment: versions, machine, date, seeds.
+        kept: name of the timing of what was kept; empty where nothing was measured.
+    """
+
+    model: str
+    pipeline: str
+    target: str
+    backend: str = ""
+    command: str = ""
+    model_hash: str = ""
+    data_hash: str = ""
+    steps: list[StepRecord] = field(default_factory=list)
+    before: ModelFacts = field(default_factory=ModelFacts)
+    after: ModelFacts = field(default_factory=ModelFacts)
+    parity: list[Parity] = field(default_factory=list)
+    timings: list[Timing] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    picture_before: GraphPicture = field(default_factory=GraphPicture)
+    picture_after: GraphPicture = field(default_factory=GraphPicture)
+    kept: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, as written to JSON; the schema is ``docs/report-schema.json``."""
+        return {"schema": SCHEMA_VERSION, **asdict(self)}
+
+    def text(self) -> str:
+        """What a terminal shows."""
+        from tersor.report.text import render_text
+
+        return render_text(self)
+
+    def json(self) -> str:
+        """What a program reads."""
+        from tersor.report.to_json import render_json
+
+        return render_json(self)
+
+    def html(self, path: str | Path) -> Path:
+        """Write one self-contained page; raises OutputError."""
+        from tersor.report.html import write_html
+
+        return write_html(self, path)
+
+    def __str__(self) -> str:
+        return self.text()
