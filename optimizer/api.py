@@ -15,7 +15,7 @@ from tersor import capture, spec
 from tersor.artefact import checked_writer
 from tersor.capture.torch import split_inputs
 from tersor.context import Pass
-from tersor.errors import CaptureError, UsageError
+from tersor.errors import BackendError, CaptureError, TersorError, UsageError
 from tersor.facts import facts, picture
 from tersor.lower import lower
 from tersor.optimized import Optimized
@@ -121,7 +121,12 @@ def optimize_request(request: Request) -> Any:
             original = capture.load(request.model, request.inputs, request.dynamic, request.sizes)
     except CaptureError as error:
         return _without_capture(request, report, error)
-    return optimize_program(original, request, report)
+    try:
+        return optimize_program(original, request, report)
+    except BackendError as error:
+        if not _is_file(request.model) or request.backend not in ("auto", "onnxruntime"):
+            raise
+        return _keep(request, report, error)
 
 
 def optimize_program(original: Any, request: Request, report: Report) -> Optimized:
@@ -173,13 +178,22 @@ def _without_capture(request: Request, report: Report, error: CaptureError) -> A
         from tersor.parts import optimize_parts
 
         return optimize_parts(request, report, error)
-    if isinstance(request.model, str | Path) or capture.is_onnx(request.model):
-        if str(request.model).startswith(capture.ZOO_PREFIXES):
-            raise error
-        from tersor.verbatim import keep
-
-        return keep(request.model, str(error), report)
+    if _is_file(request.model):
+        return _keep(request, report, error)
     raise error
+
+
+def _is_file(model: Any) -> bool:
+    named = isinstance(model, str | Path) and not str(model).startswith(capture.ZOO_PREFIXES)
+    return named or capture.is_onnx(model)
+
+
+def _keep(request: Request, report: Report, error: TersorError) -> Optimized:
+    """An ONNX file that runs as it is stays usable, whatever we cannot do with it."""
+    from tersor.verbatim import keep
+
+    report.stages = dict(request.stages)
+    return keep(request.model, str(error), report)
 
 
 def _new_report(request: Request) -> Report:

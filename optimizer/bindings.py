@@ -73,12 +73,12 @@ def _another(dimension: Dimension, *, up: bool) -> int:
         step *= 2
     size = dimension.hint + step if up else dimension.hint - step
     low = max(dimension.minimum, 1)
-    high = dimension.maximum if dimension.maximum is not None else size
+    high = dimension.maximum if dimension.maximum is not None else max(size, low)
     return min(max(size, low), high)
 
 
 def _named(program: Program, sizes: dict[str, int]) -> dict[str, int]:
-    return {program.dimensions[key].name: size for key, size in sizes.items()}
+    return {program.dimensions[key].name: size * program.dimensions[key].step for key, size in sizes.items()}
 
 
 def _runs(program: Program, inputs: Flat) -> bool:

@@ -29,6 +29,7 @@ class Interface:
         out_spec: structure of the result; None returns a tuple.
         out_leaves: for each leaf of ``out_spec`` the tensor output it takes, or None.
         out_fixed: values of the other leaves, by leaf position.
+        axis_names: names of dynamic axes, by (input or output name, axis).
         metadata: what an ONNX file says of itself, written back on export.
     """
 
@@ -41,6 +42,7 @@ class Interface:
     out_spec: Any = None
     out_leaves: tuple[int | None, ...] = ()
     out_fixed: Mapping[int, Any] = field(default_factory=dict)
+    axis_names: Mapping[tuple[str, int], str] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:

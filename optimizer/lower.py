@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from tersor.backend import Backend, Compiled, backend_names, find_backend
-from tersor.check import failure
+from tersor.check import RUNTIME_FLOOR, failure
 from tersor.errors import BackendError, ParityError, TersorError
 from tersor.interface import Flat
 from tersor.measure import interleaved
@@ -51,6 +51,8 @@ class _Race:
             self.entries[label] = lowered
         except TersorError as error:
             self.refused[label] = str(error)
+        except Exception as error:  # a backend's own bug must cost the user that backend, not the run
+            self.refused[label] = f"{type(error).__name__}: {error}".splitlines()[0]
 
 
 def lower(
@@ -64,7 +66,8 @@ def lower(
     race = _Race(target)
     for backend in _candidates(wanted, report):
         race.enter(backend.name, outcome.program, backend, reference, report)
-        if outcome.program is not reference.program:
+        wanted_too = seconds > 0 or backend.name in race.refused
+        if outcome.program is not reference.program and wanted_too:
             race.enter(f"{backend.name} ({ORIGINAL})", reference.program, backend, reference, report)
     report.notes += [f"backend {label} was not used: {reason}" for label, reason in race.refused.items()]
     if not race.entries:
@@ -100,7 +103,7 @@ def compile_checked(
 ) -> Compiled:
     """Compile, run at every binding, and raise ParityError where the artefact differs from the original."""
     call = backend.compile(program, target)
-    parities = reference.judge(f"{backend.name} against the original", call)
+    parities = reference.judge(f"{backend.name} against the original", call, RUNTIME_FLOOR)
     if report is not None:
         report.parity += parities
     problem = failure(parities)

@@ -13,6 +13,7 @@ from tersor.check import failure, judge, structure
 from tersor.context import Context, Pass, Site
 from tersor.errors import RewriteError, TersorError
 from tersor.interface import Flat
+from tersor.noise import rounding
 from tersor.program import Program
 from tersor.progress import Progress, Silent
 from tersor.refresh import refresh
@@ -35,11 +36,13 @@ class Reference:
         program: the original.
         cases: sizes and inputs.
         outputs: the original's outputs at each case.
+        noises: the original's own rounding error per output, by case; computed when first asked for.
     """
 
     program: Program
     cases: list[Binding]
     outputs: list[Flat]
+    noises: dict[int, list[float]] = field(default_factory=dict)
 
     @classmethod
     def of(cls, program: Program, extra: Sequence[Flat] = ()) -> Reference:
@@ -48,9 +51,16 @@ class Reference:
         outputs = [program.run(case.inputs) for case in cases]
         return cls(program, cases, outputs)
 
-    def judge(self, what: str, run: Callable[..., Flat]) -> list[Parity]:
+    def judge(self, what: str, run: Callable[..., Flat], floor: float = 0.0) -> list[Parity]:
         """Compare another implementation with the original at every binding."""
-        return judge(what, self.outputs, run, self.cases, self.program.interface.output_names)
+        names = self.program.interface.output_names
+        return judge(what, self.outputs, run, self.cases, names, self.noise, floor)
+
+    def noise(self, case: int) -> list[float]:
+        """How far rounding alone moves the original's outputs at one case."""
+        if case not in self.noises:
+            self.noises[case] = rounding(self.program, self.cases[case].inputs, self.outputs[case])
+        return self.noises[case]
 
 
 def _probes(program: Program) -> list[Binding]:
@@ -58,7 +68,7 @@ def _probes(program: Program) -> list[Binding]:
     if not any(value.is_floating_point() for value in program.inputs):
         return []
     small = tuple(value * 1e-3 if value.is_floating_point() else value for value in program.inputs)
-    example = {dimension.name: dimension.hint for dimension in program.dimensions.values()}
+    example = {dimension.name: dimension.hint * dimension.step for dimension in program.dimensions.values()}
     return [Binding(example, small)]
 
 

@@ -18,11 +18,15 @@ from tersor.interface import Flat, Interface
 class Dimension:
     """A size that may differ from call to call.
 
+    Where the model wants a multiple of something, such as a height of ``32 * s0``, the symbol counts the steps, and
+    hint and bounds are those of the symbol.
+
     Attributes:
-        name: as the user or the ONNX file calls it.
+        name: as the user or the ONNX file calls the axis.
         symbol: the Python identifier used for it in shape expressions.
-        hint: its size in the example inputs.
+        hint: its value in the example inputs.
         minimum, maximum: inclusive bounds; maximum None is unbounded.
+        step: the axis is this many times the symbol.
     """
 
     name: str
@@ -30,6 +34,7 @@ class Dimension:
     hint: int
     minimum: int = 1
     maximum: int | None = None
+    step: int = 1
 
 
 Size = int | sympy.Expr
@@ -161,17 +166,34 @@ class Program:
 
     def _bind_sizes(self, name: str, sizes: tuple[Size, ...], value: torch.Tensor, bound: dict[str, int]) -> None:
         for axis, (wanted, got) in enumerate(zip(sizes, value.shape, strict=True)):
-            if isinstance(wanted, sympy.Symbol):
-                wanted = bound.setdefault(wanted.name, int(got))
-            elif isinstance(wanted, sympy.Expr) and not wanted.is_Integer:
-                if any(symbol.name not in bound for symbol in wanted.free_symbols):  # type: ignore[attr-defined]
-                    continue
-                wanted = evaluate(wanted, bound)
-            if int(wanted) != got:
+            expected = _expected(wanted, int(got), bound)
+            if expected is not None and expected != got:
                 raise InputError(
-                    f"input {name!r} has size {got} on axis {axis}, wanted {wanted}",
-                    f"the model takes {describe(sizes, self.dimensions)}; capture it with this axis dynamic",
+                    f"input {name!r} has size {got} on axis {axis}, wanted {expected}",
+                    f"the model takes {describe(sizes, self.dimensions)}",
                 )
+
+
+def _expected(wanted: Size, got: int, bound: dict[str, int]) -> int | str | None:
+    """The size that fits, binding a symbol met for the first time; text where no integer fits; None if unknown."""
+    if not isinstance(wanted, sympy.Expr):
+        return wanted
+    if isinstance(wanted, sympy.Symbol):
+        return bound.setdefault(wanted.name, got)
+    free = [symbol for symbol in wanted.free_symbols if str(symbol) not in bound]
+    if len(free) > 1:
+        return None
+    if free:
+        solutions = sympy.solve(wanted.subs(_by_symbol(wanted, bound)) - got, free[0])
+        if not solutions or not solutions[0].is_Integer:
+            return f"{wanted} for an integer {free[0]}"
+        bound[str(free[0])] = int(solutions[0])
+        return got
+    return evaluate(wanted, bound)
+
+
+def _by_symbol(size: sympy.Expr, bound: Mapping[str, int]) -> dict[sympy.Basic, int]:
+    return {symbol: bound[str(symbol)] for symbol in size.free_symbols if str(symbol) in bound}
 
 
 def evaluate(size: Size, bound: Mapping[str, int]) -> int:
@@ -180,9 +202,7 @@ def evaluate(size: Size, bound: Mapping[str, int]) -> int:
     >>> evaluate(2 * sympy.Symbol("s0", positive=True), {"s0": 3})
     6
     """
-    if not isinstance(size, sympy.Expr):
-        return size
-    return int(size.subs({symbol: bound[symbol.name] for symbol in size.free_symbols}))  # type: ignore[attr-defined]
+    return int(size.subs(_by_symbol(size, bound))) if isinstance(size, sympy.Expr) else size
 
 
 def _frozen(value: Any) -> Any:
@@ -203,8 +223,8 @@ def _describe(size: Size, dimensions: Mapping[str, Dimension]) -> str:
     if not isinstance(size, sympy.Expr):
         return str(size)
     names = {
-        symbol: sympy.Symbol(dimensions[symbol.name].name)  # type: ignore[attr-defined]
+        symbol: sympy.Symbol(dimensions[str(symbol)].name) / dimensions[str(symbol)].step
         for symbol in size.free_symbols
-        if symbol.name in dimensions  # type: ignore[attr-defined]
+        if str(symbol) in dimensions
     }
-    return str(size.xreplace(names))
+    return str(size.subs(names))

@@ -7,6 +7,7 @@ from typing import Any
 import sympy
 import torch
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._dynamo.source import ConstantSource
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import DimDynamic, ShapeEnv
@@ -78,7 +79,8 @@ def _propagate(program: Program, mode: FakeTensorMode, inputs: list[torch.Tensor
     environment: dict[fx.Node, Any] = {}
     waiting = iter(inputs)
     fakes: dict[str, Any] = {}
-    with mode, torch.no_grad():
+    # Some composite operators are symbolic only in their Python form (upsample_nearest2d.vec in C++ reads the hint).
+    with mode, torch.no_grad(), enable_python_dispatcher():
         for node in program.graph.nodes:
             if node.op == "placeholder":
                 environment[node] = next(waiting)

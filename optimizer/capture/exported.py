@@ -110,14 +110,16 @@ def _dimensions(
     sizes: list[tuple[Size, ...]] = []
     dimensions: dict[str, Dimension] = {}
     for leaf, node in zip(kept, graph.find_nodes(op="placeholder"), strict=True):
-        row: list[Size] = []
-        for axis, size in enumerate(node.meta["val"].shape):
-            row.append(_size(size))
-            expression = row[-1]
-            if isinstance(expression, sympy.Symbol) and expression.name not in dimensions:
-                name = names.get((leaf, axis), f"{node.name}_dim{axis}")
-                dimensions[expression.name] = _dimension(name, expression, size, exported)
-        sizes.append(tuple(row))
+        row = tuple(_size(size) for size in node.meta["val"].shape)
+        sizes.append(row)
+        for axis, size in enumerate(row):
+            for symbol in sorted(getattr(size, "free_symbols", ()), key=str):
+                known = dimensions.get(symbol.name)
+                if known is None or (known.step != 1 and size == symbol):
+                    name = names.get((leaf, axis), f"{node.name}_dim{axis}")
+                    hint = int(node.meta["val"].shape[axis].node.shape_env.size_hint(symbol))
+                    step = int(size.coeff(symbol)) if size == size.coeff(symbol) * symbol else 1
+                    dimensions[symbol.name] = _dimension(name, symbol, hint, step, exported)
     return tuple(sizes), dimensions
 
 
@@ -128,11 +130,11 @@ def _size(size: Any) -> Size:
     return int(expression) if expression.is_Integer else expression
 
 
-def _dimension(name: str, symbol: sympy.Symbol, size: torch.SymInt, exported: ExportedProgram) -> Dimension:
+def _dimension(name: str, symbol: sympy.Symbol, hint: int, step: int, exported: ExportedProgram) -> Dimension:
     bounds = exported.range_constraints.get(symbol)
     upper = None if bounds is None or not bounds.upper.is_Integer else int(bounds.upper)
     lower = 1 if bounds is None or not bounds.lower.is_Integer else max(1, int(bounds.lower))
-    return Dimension(name, symbol.name, int(size.node.hint), lower, None if upper and upper > 2**40 else upper)
+    return Dimension(name, symbol.name, hint, lower, None if upper and upper > 2**40 else upper, step)
 
 
 def _flatten_outputs(graph: fx.Graph) -> tuple[tuple[int | None, ...], dict[int, Any]]:

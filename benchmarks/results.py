@@ -1,0 +1,20 @@
+"""Tables of results: written to docs/results with machine, versions and date."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
+
+
+def write(name: str, title: str, text: str) -> Path:
+    """Write one table and how it was made."""
+    from tersor.provenance import environment
+
+    made = environment(0)
+    versions = ", ".join(f"{key} {value}" for key, value in made.items() if key not in ("machine", "date", "seed"))
+    head = f"# {title}\n\n{made['date']}, {made['machine']}. {versions}.\n\nWritten by `benchmarks/{name}.py --write`.\n"
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    path = FOLDER / f"{name}.md"
+    path.write_text(f"{head}\n{text}\n", encoding="utf-8")
+    return path

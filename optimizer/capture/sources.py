@@ -1,0 +1,105 @@
+"""From whatever the user has to a `Program`: modules, exported programs, ONNX files, zoo names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from tersor.errors import InputError, UsageError
+from tersor.program import Program
+
+ZOO_PREFIXES = ("zoo:", "timm:", "torchvision:", "hf:")
+
+
+def load(source: Any, inputs: Any = None, dynamic: Any = None, sizes: Mapping[str, int] | None = None) -> Program:
+    """Capture a model.
+
+    Args:
+        source: `torch.nn.Module`, `ExportedProgram`, `GraphModule`, path of an ONNX file, `onnx.ModelProto`,
+            `onnx_ir.Model`, or a zoo name such as ``"zoo:digits-vit"``.
+        inputs: example inputs, a tuple or a dict; optional for ONNX, zoo names and exported programs.
+        dynamic: dynamic dimensions as torch.export takes them; ONNX files carry their own.
+        sizes: example sizes of an ONNX file's dynamic dimensions, by name.
+
+    Raises:
+        CaptureError, InputError, ModelFileError, UsageError: see their classes.
+    """
+    from tersor.capture.torch import capture_exported, capture_module
+
+    if isinstance(source, str) and source.startswith(ZOO_PREFIXES):
+        return _load_zoo(source, inputs, dynamic)
+    if isinstance(source, torch.export.ExportedProgram):
+        return capture_exported(source)
+    if isinstance(source, torch.nn.Module):
+        if inputs is None:
+            raise InputError("no example inputs were given", "pass a tuple or a dict of tensors that the model accepts")
+        return capture_module(source, inputs, dynamic)
+    if isinstance(source, str | Path) or is_onnx(source):
+        return load_onnx(source, inputs, sizes)
+    raise UsageError(
+        f"cannot capture a {type(source).__name__}",
+        "give an nn.Module, an ExportedProgram, an ONNX file or model, or a zoo name",
+    )
+
+
+def is_onnx(source: Any) -> bool:
+    """Whether an object is an ONNX model in memory."""
+    return f"{type(source).__module__}.{type(source).__name__}".endswith(("ModelProto", "_core.Model"))
+
+
+def _load_zoo(name: str, inputs: Any, dynamic: Any) -> Program:
+    from tersor.capture.torch import capture_module
+    from tersor.models_zoo.catalog import load as load_entry
+
+    entry = load_entry(name)
+    return capture_module(
+        entry.model, entry.inputs if inputs is None else inputs, entry.dynamic if dynamic is None else dynamic
+    )
+
+
+def load_onnx(source: Any, inputs: Any = None, sizes: Mapping[str, int] | None = None) -> Program:
+    """Capture an ONNX model; what torch cannot express stays in it as opaque nodes."""
+    from tersor.capture.exported import from_exported
+    from tersor.capture.onnx.examples import example_inputs
+    from tersor.capture.onnx.importer import import_onnx
+
+    if inputs is None and sizes:
+        inputs = example_inputs(source, sizes)
+    elif isinstance(inputs, torch.Tensor):
+        inputs = (inputs,)
+    imported = import_onnx(source, inputs)
+    names = {
+        (position, axis): size
+        for position, port in enumerate(imported.interface.inputs)
+        for axis, size in enumerate(port.shape or ())
+        if isinstance(size, str)
+    }
+    program = from_exported(
+        imported.exported,
+        list(imported.example.values()),
+        names,
+        input_names=imported.input_names,
+        output_names=imported.output_names,
+    )
+    program.opaque = dict(imported.opaque)
+    program.notes = list(imported.notes)
+    ports = (*imported.interface.inputs, *imported.interface.outputs)
+    axis_names = {
+        (port.name, axis): size for port in ports for axis, size in enumerate(port.shape or ()) if isinstance(size, str)
+    }
+    metadata = _metadata(imported.interface)
+    program.interface = replace(program.interface, axis_names=axis_names, metadata=metadata)
+    return program
+
+
+def _metadata(interface: Any) -> dict[str, Any]:
+    """What the file says of itself, under the names of its protobuf fields."""
+    return {
+        "metadata_props": interface.metadata,
+        "doc_string": interface.doc,
+        **{name: getattr(interface, name) for name in ("producer_name", "producer_version", "domain", "model_version")},
+    }
