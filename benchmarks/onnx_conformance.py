@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
 import shutil
 import sys
 import tempfile
-import time
 import warnings
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +20,22 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.pool import sweep  # noqa: E402
+from benchmarks.results import write  # noqa: E402
+
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 TIMEOUT = 120
 
 
-def cases(only: str = "") -> list[tuple[str, str]]:
-    """Kind and folder of every case."""
+def cases(only: str = "") -> list[str]:
+    """The folder of every case."""
     from onnx.backend.test.loader import load_model_tests
 
+    warnings.simplefilter("ignore", RuntimeWarning)
     return [
-        (kind, case.model_dir)
+        str(case.model_dir)
         for kind in KINDS
         for case in load_model_tests(kind=kind)
         if case.model_dir and only in case.name
@@ -83,8 +86,9 @@ def same(wanted: Any, got: Any) -> bool:
     return bool(np.allclose(a.astype(np.complex128), b.astype(np.complex128), rtol=1e-3, atol=1e-6, equal_nan=True))
 
 
-def examine(folder: Path) -> dict[str, Any]:
+def examine(case: str) -> dict[str, Any]:
     """What became of one case: a status, and why."""
+    folder = Path(case)
     source = folder / "model.onnx"
     try:
         model = onnx.load(source)
@@ -148,55 +152,6 @@ def compare(row: dict[str, Any], inputs: dict[str, Any], wanted: list[Any], ins:
     return {**row, "status": row["status"] or ("equal, with opaque nodes" if row["opaque"] else "equal, all nodes in torch")}
 
 
-def worker(tasks: Any, results: Any) -> None:
-    import torch
-
-    torch.set_num_threads(1)
-    warnings.simplefilter("ignore")
-    for kind, folder in iter(tasks.get, None):
-        results.put((kind, folder, None))
-        started = time.perf_counter()
-        row = examine(Path(folder))
-        results.put((kind, folder, {**row, "seconds": time.perf_counter() - started}))
-
-
-def sweep(todo: list[tuple[str, str]], workers: int = 2) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Every case in worker processes; one that dies or hangs is a crash of the case it was at."""
-    import queue
-
-    context = multiprocessing.get_context("spawn")
-    tasks, results = context.Queue(), context.Queue()
-    for item in todo:
-        tasks.put(item)
-    processes: list[Any] = []
-    running: dict[str, tuple[str, float]] = {}
-    done: set[str] = set()
-    while len(done) < len(todo):
-        processes = [p for p in processes if p.is_alive()]
-        while len(processes) < workers:
-            processes.append(context.Process(target=worker, args=(tasks, results), daemon=True))
-            processes[-1].start()
-        try:
-            kind, folder, row = results.get(timeout=5)
-        except queue.Empty:
-            for folder, (kind, since) in list(running.items()):
-                if time.time() - since > TIMEOUT and folder not in done:
-                    done.add(folder)
-                    running.pop(folder)
-                    yield kind, folder, {"status": "crash", "why": "died or hung", "seconds": 0.0, "runs": True}
-                    for process in processes:
-                        process.terminate()
-            continue
-        if row is None:
-            running[folder] = (kind, time.time())
-        elif folder not in done:
-            done.add(folder)
-            running.pop(folder, None)
-            yield kind, folder, row
-    for process in processes:
-        process.terminate()
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=0)
@@ -206,9 +161,9 @@ def main() -> int:
     options = parser.parse_args()
     todo = cases(options.only)[: options.limit or None]
     rows = []
-    for number, (kind, folder, row) in enumerate(sweep(todo), 1):
-        rows.append({"kind": kind, "case": Path(folder).name, **row})
-        if row["status"] in ("wrong", "crash", "refused") and (row["runs"] or row["status"] == "crash"):
+    for number, (folder, row) in enumerate(sweep(todo, examine, timeout=TIMEOUT), 1):
+        rows.append({"runs": True, "case": Path(folder).name, **row})
+        if row["status"] in ("wrong", "crash", "refused") and (rows[-1]["runs"] or row["status"] == "crash"):
             print(f"{Path(folder).name}: {row['status']}: {row['why'][:200]}", flush=True)
         if number % 100 == 0:
             print(f"{number} of {len(todo)}", file=sys.stderr, flush=True)
@@ -217,8 +172,6 @@ def main() -> int:
     text = summary(rows)
     print(text)
     if options.write:
-        from benchmarks.results import write
-
         write("onnx_conformance", "ONNX backend suite", text)
     return 0
 
@@ -243,5 +196,4 @@ def summary(rows: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
     sys.exit(main())

@@ -1,0 +1,231 @@
+"""The same models through what people use today and through Tersor, interleaved in one run.
+
+Run: python benchmarks/peers.py [--models zoo:digits-vit,timm:resnet18,...] [--seconds 6] [--write]
+Times are of one thread count, batch 1 where the model allows it; ratios are to ONNX Runtime on the original file.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import statistics
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.results import write  # noqa: E402
+
+MODELS = (
+    "timm:resnet18,timm:vit_tiny_patch16_224,timm:swin_tiny_patch4_window7_224,timm:convnext_atto,"
+    "timm:mobilenetv3_large_100,timm:efficientnet_b0,hf:bert,hf:llama,hf:t5-encoder,hf:whisper-encoder,"
+    "hf:clip-vision,hf:mamba,hf:qwen3-moe"
+)
+CONTESTANTS = (
+    "torch eager", "Inductor", "Inductor frozen", "ONNX Runtime", "OpenVINO", "onnxsim + ONNX Runtime",
+    "OnnxSlim + ONNX Runtime", "onnxscript + ONNX Runtime", "Tersor + ONNX Runtime", "Tersor + OpenVINO", "Tersor auto",
+)  # fmt: skip
+
+
+def export(model: Any, inputs: tuple[Any, ...] | dict[str, Any], path: Path) -> None:
+    """torch.onnx.export as its users call it."""
+    import torch
+
+    args, kwargs = (inputs, {}) if isinstance(inputs, tuple) else ((), inputs)
+    torch.onnx.export(model, args, str(path), kwargs=kwargs, dynamo=True, external_data=False, verbose=False)
+
+
+def ort(path: Path, inputs: list[Any]) -> Callable[[], Any]:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    feed = {item.name: value.numpy() for item, value in zip(session.get_inputs(), inputs, strict=True)}
+    return lambda: session.run(None, feed)
+
+
+def openvino(path: Path, inputs: list[Any]) -> Callable[[], Any]:
+    import openvino as ov
+
+    core = ov.Core()
+    compiled = core.compile_model(
+        core.read_model(str(path)), "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+    )
+    request, arrays = compiled.create_infer_request(), [value.numpy() for value in inputs]
+    return lambda: request.infer(arrays)
+
+
+def rewriters(path: Path, folder: Path) -> dict[str, Callable[[], Path]]:
+    """Each writes its version of the file."""
+    import onnx
+
+    def simplified() -> Path:
+        import onnxsim
+
+        made, _ = onnxsim.simplify(onnx.load(path))
+        onnx.save(made, folder / "onnxsim.onnx")
+        return folder / "onnxsim.onnx"
+
+    def slimmed() -> Path:
+        import onnxslim
+
+        onnx.save(onnxslim.slim(onnx.load(path)), folder / "onnxslim.onnx")
+        return folder / "onnxslim.onnx"
+
+    def scripted() -> Path:
+        import onnxscript.optimizer
+
+        onnx.save(onnxscript.optimizer.optimize(onnx.load(path)), folder / "onnxscript.onnx")
+        return folder / "onnxscript.onnx"
+
+    return {"onnxsim": simplified, "OnnxSlim": slimmed, "onnxscript": scripted}
+
+
+def contestants(name: str, folder: Path, quick: bool) -> tuple[dict[str, Callable[[], Any]], dict[str, int], dict[str, str]]:
+    """Calls by contestant, nodes by file, reasons of those that could not take part."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    import tersor
+    from tersor.models_zoo.catalog import load
+
+    entry = load(name)
+    inputs = _first(entry.inputs)
+    flat = [value for value in pytree.tree_leaves(inputs) if isinstance(value, torch.Tensor)]
+    args, kwargs = (inputs, {}) if isinstance(inputs, tuple) else ((), inputs)
+    original = folder / "original.onnx"
+    calls: dict[str, Callable[[], Any]] = {}
+    nodes: dict[str, int] = {}
+    missing: dict[str, str] = {}
+
+    def enter(label: str, make: Callable[[], Callable[[], Any]]) -> None:
+        try:
+            call = make()
+            call()
+            calls[label] = call
+        except Exception as error:
+            missing[label] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+
+    def eager(model: Any) -> Callable[[], Any]:
+        def call() -> Any:
+            with torch.no_grad():
+                return model(*args, **kwargs)
+
+        return call
+
+    def frozen() -> Callable[[], Any]:
+        from tersor.backend import find_backend
+        from tersor.capture import load as capture
+        from tersor.target import detect
+
+        compiled = find_backend("inductor").compile(capture(entry.model, inputs), detect())
+        return lambda: compiled(*flat)
+
+    enter("torch eager", lambda: eager(entry.model))
+    if not quick:
+        enter("Inductor", lambda: eager(torch.compile(entry.model)))
+        enter("Inductor frozen", frozen)
+    export(entry.model, inputs, original)
+    nodes["torch.onnx.export"] = _nodes(original)
+    enter("ONNX Runtime", lambda: ort(original, flat))
+    enter("OpenVINO", lambda: openvino(original, flat))
+    for label, make in rewriters(original, folder).items():
+        enter(f"{label} + ONNX Runtime", lambda make=make: ort(make(), flat))  # type: ignore[misc]
+        made = folder / f"{label.lower()}.onnx"
+        if made.exists():
+            nodes[label] = _nodes(made)
+    fast = tersor.optimize(str(original), backend="onnxruntime", progress=False, seconds=0)
+    ours = fast.to_onnx(folder / "tersor.onnx")
+    nodes["Tersor"] = _nodes(ours)
+    enter("Tersor + ONNX Runtime", lambda: ort(ours, flat))
+    enter("Tersor + OpenVINO", lambda: openvino(ours, flat))
+    if not quick:
+        best = tersor.optimize(str(original), progress=False, seconds=1.0)
+        enter("Tersor auto", lambda: lambda: best(*flat))
+    return calls, nodes, missing
+
+
+def _first(inputs: Any) -> Any:
+    """One example of a batch."""
+    import torch
+
+    def one(value: Any) -> Any:
+        return value[:1].contiguous() if isinstance(value, torch.Tensor) and value.dim() > 0 else value
+
+    return tuple(map(one, inputs)) if isinstance(inputs, tuple) else {key: one(value) for key, value in inputs.items()}
+
+
+def _nodes(path: Path) -> int:
+    import onnx
+
+    return len(onnx.load(path, load_external_data=False).graph.node)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--seconds", type=float, default=6.0)
+    parser.add_argument("--quick", action="store_true", help="leave out Inductor, which compiles for minutes")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    from tersor.measure import interleaved
+
+    rows, counts, problems = {}, {}, []
+    for name in options.models.split(","):
+        with tempfile.TemporaryDirectory() as folder:
+            calls, counts[name], missing = contestants(name, Path(folder), options.quick)
+            rows[name] = {timing.name: timing for timing in interleaved(calls, seconds=options.seconds)}
+        problems += [f"- {name}, {label}: {why}" for label, why in missing.items()]
+        print(name, {k: round(t.median_ms, 2) for k, t in rows[name].items()}, counts[name], missing, flush=True)
+    text = table(rows) + "\n\n" + node_table(counts)
+    if problems:
+        text += "\n\nCould not take part:\n\n" + "\n".join(problems)
+    print(text)
+    if options.write:
+        write("peers", "Peers side by side on this CPU", text)
+    return 0
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    shown = [label for label in CONTESTANTS if any(label in row for row in rows.values())]
+    lines = [
+        "Latency of one run relative to ONNX Runtime on torch.onnx.export's file (smaller is faster); median of "
+        "interleaved runs. The second column is that file's median in ms, with its quartiles.",
+        "",
+        "| model | ONNX Runtime, ms | " + " | ".join(label for label in shown if label != "ONNX Runtime") + " |",
+        "|---" * (len(shown) + 1) + "|",
+    ]
+    ratios: dict[str, list[float]] = {label: [] for label in shown}
+    for name, row in rows.items():
+        base = row["ONNX Runtime"]
+        cells = []
+        for label in shown:
+            if label in row:
+                ratios[label].append(row[label].median_ms / base.median_ms)
+            if label != "ONNX Runtime":
+                cells.append(f"{ratios[label][-1]:.2f}" if label in row else "–")
+        lines.append(
+            f"| {name} | {base.median_ms:.2f} ({base.low_ms:.2f}–{base.high_ms:.2f}) | {' | '.join(cells)} |"
+        )
+    means = [f"{_geometric(ratios[label]):.2f}" for label in shown if label != "ONNX Runtime"]
+    lines.append(f"| geometric mean | | {' | '.join(means)} |")
+    return "\n".join(lines)
+
+
+def _geometric(values: list[float]) -> float:
+    return math.exp(statistics.fmean(math.log(value) for value in values)) if values else float("nan")
+
+
+def node_table(counts: dict[str, dict[str, int]]) -> str:
+    shown = ["torch.onnx.export", "onnxsim", "OnnxSlim", "onnxscript", "Tersor"]
+    lines = ["ONNX nodes in the file:", "", "| model | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
+    lines += [f"| {name} | {' | '.join(str(row.get(label, '–')) for label in shown)} |" for name, row in counts.items()]
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,82 @@
+"""Long sweeps in worker processes: a case that dies or hangs costs that case, not the sweep."""
+
+from __future__ import annotations
+
+import multiprocessing
+import queue
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+Row = dict[str, Any]
+
+
+def sweep(
+    todo: Sequence[str], examine: Callable[[str], Row], *, workers: int = 2, timeout: float = 120.0
+) -> Iterator[tuple[str, Row]]:
+    """``examine(case)`` for every case, in ``workers`` processes of one thread each, in order of completion.
+
+    A case that takes longer than ``timeout`` seconds, or whose process dies, gets the row ``{"status": "crash"}``.
+    """
+    context = multiprocessing.get_context("spawn")
+    seats = [_Seat(context, examine) for _ in range(min(workers, len(todo)))]
+    waiting = list(reversed(todo))
+    try:
+        while waiting or any(seat.case for seat in seats):
+            for seat in seats:
+                if seat.case is None and waiting:
+                    seat.begin(waiting.pop())
+                ended = seat.poll(timeout)
+                if ended is not None:
+                    yield ended
+            time.sleep(0.02)
+    finally:
+        for seat in seats:
+            seat.close()
+
+
+class _Seat:
+    """One worker process, and the case it is at."""
+
+    def __init__(self, context: Any, examine: Callable[[str], Row]) -> None:
+        self.context, self.examine = context, examine
+        self.case: str | None = None
+        self._start()
+
+    def _start(self) -> None:
+        self.tasks, self.results = self.context.Queue(), self.context.Queue()
+        self.process = self.context.Process(target=_work, args=(self.examine, self.tasks, self.results), daemon=True)
+        self.process.start()
+
+    def begin(self, case: str) -> None:
+        self.case, self.since = case, time.perf_counter()
+        self.tasks.put(case)
+
+    def poll(self, timeout: float) -> tuple[str, Row] | None:
+        if self.case is None:
+            return None
+        elapsed = time.perf_counter() - self.since
+        try:
+            row = self.results.get_nowait()
+        except queue.Empty:
+            if elapsed < timeout and self.process.is_alive():
+                return None
+            row = {"status": "crash", "why": "took too long" if self.process.is_alive() else "the process died"}
+            self.close()
+            self._start()
+        case, self.case = self.case, None
+        return case, {**row, "seconds": elapsed}
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.join()
+
+
+def _work(examine: Callable[[str], Row], tasks: Any, results: Any) -> None:
+    import torch
+
+    torch.set_num_threads(1)
+    warnings.simplefilter("ignore")
+    while True:
+        results.put(examine(tasks.get()))

@@ -1,0 +1,37 @@
+"""``timm:`` names: any of timm's architectures at random weights."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from tersor.models_zoo import torchvision_ops
+from tersor.models_zoo.package import optional
+from tersor.models_zoo.random_weights import enliven
+
+
+def names() -> list[str]:
+    """Every architecture that timm lists."""
+    return list(_timm().list_models())
+
+
+def fields(name: str, seed: int, **options: Any) -> dict[str, Any]:
+    """The fields of the catalog's entry; ``options`` are keyword arguments of ``timm.create_model``."""
+    timm = _timm()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = timm.create_model(name, pretrained=False, **options).eval()
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.randn(2, *model.pretrained_cfg["input_size"], generator=generator)
+    enliven(model, lambda: model(images), generator)
+    return {
+        "model": model,
+        "inputs": (images,),
+        "dynamic": ({0: torch.export.Dim("batch")},),
+        "description": f"timm's {name} at random weights",
+    }
+
+
+def _timm() -> Any:
+    torchvision_ops.ensure()
+    return optional("timm", "a timm: name")

@@ -1,0 +1,1 @@
+"""Importing ONNX files: their nodes run as torch functions under torch.export."""

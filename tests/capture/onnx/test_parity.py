@@ -1,0 +1,28 @@
+"""A wrong operator function is found at import, by comparing with ONNX Runtime."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from onnx import helper
+from tersor.capture.onnx import registry
+from tersor.capture.onnx.importer import import_onnx
+from tersor.errors import CaptureError
+
+from tests.capture.onnx.build import model, value
+
+
+def test_wrong_function_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = registry.Operator(lambda node, x: torch.relu(x) + 0.01, 1)
+    monkeypatch.setitem(registry._TENSOR, ("", "Relu"), [wrong])
+    proto = model([helper.make_node("Relu", ["x"], ["y"])], [value("x", ["n", 3])], [value("y", ["n", 3])])
+    with pytest.raises(CaptureError, match=r"'y' differs by 0\.01"):
+        import_onnx(proto)
+
+
+def test_wrong_shape_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = registry.Operator(lambda node, x: x[None], 1)
+    monkeypatch.setitem(registry._TENSOR, ("", "Relu"), [wrong])
+    proto = model([helper.make_node("Relu", ["x"], ["y"])], [value("x", ["n", 3])], [value("y", ["n", 3])])
+    with pytest.raises(CaptureError, match=r"\[1, 2, 3\] in PyTorch and torch.float32\[2, 3\]"):
+        import_onnx(proto)

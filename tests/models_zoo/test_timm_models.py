@@ -1,0 +1,31 @@
+import importlib.util
+
+import pytest
+import torch
+from tersor.models_zoo import load, names
+
+from tests.models_zoo.exporting import assert_follows
+
+pytestmark = [
+    # Not importorskip: timm imports torchvision, whose operators may have to be declared first.
+    pytest.mark.skipif(importlib.util.find_spec("timm") is None, reason="timm is not installed"),
+    pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
+]
+
+
+def test_lists_architectures():
+    known = names("timm")
+    assert len(known) > 1000
+    assert "timm:vit_tiny_patch16_224" in known
+
+
+def test_loads_runs_and_exports():
+    entry = load("timm:test_efficientnet")
+    assert entry.inputs[0].shape[:2] == (2, 3)
+    assert_follows(entry)
+
+
+def test_options_reach_the_constructor():
+    entry = load("timm:test_vit", num_classes=7)
+    with torch.no_grad():
+        assert entry.call().shape == (2, 7)
