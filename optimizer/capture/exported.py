@@ -117,10 +117,16 @@ def _dimensions(
                 known = dimensions.get(symbol.name)
                 if known is None or (known.step != 1 and size == symbol):
                     name = names.get((leaf, axis), f"{node.name}_dim{axis}")
-                    hint = int(node.meta["val"].shape[axis].node.shape_env.size_hint(symbol))
+                    hint = _hint(node.meta["val"].shape[axis].node.shape_env, symbol)
                     step = int(size.coeff(symbol)) if size == size.coeff(symbol) * symbol else 1
                     dimensions[symbol.name] = _dimension(name, symbol, hint, step, exported)
     return tuple(sizes), dimensions
+
+
+def _hint(shape_env: Any, symbol: sympy.Symbol) -> int:
+    """The symbol's value in the example; the table has another name since torch 2.12."""
+    values = shape_env.backed_var_to_val if hasattr(shape_env, "backed_var_to_val") else shape_env.var_to_val
+    return int(values[symbol])
 
 
 def _size(size: Any) -> Size:

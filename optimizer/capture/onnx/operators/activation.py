@@ -6,12 +6,13 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from tersor.capture.onnx.operators.integers import choosing
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.operators.scalars import wanted
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque, Value, numbers
-from torch import Tensor
 
 # The defaults of the specification, to single precision.
 _SELU_ALPHA, _SELU_GAMMA = 1.67326319217681884765625, 1.05070102214813232421875

@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
 from tersor.capture.onnx.dtypes import torch_dtype
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.operators.scalars import wanted
 from tersor.capture.onnx.registry import Node, operator
-from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 _WIDTH = {torch.float16: 0, torch.bfloat16: 0, torch.float32: 1, torch.float64: 2}
 

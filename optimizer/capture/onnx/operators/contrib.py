@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from tersor.capture.onnx.operators.convolution import convolve
 from tersor.capture.onnx.operators.linear import gemm
 from tersor.capture.onnx.operators.norm import layer_norm, rms_norm, statistics
@@ -15,7 +17,6 @@ from tersor.capture.onnx.operators.scalars import wanted
 from tersor.capture.onnx.operators.windows import windows
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque
-from torch import Tensor
 
 _DOMAIN = "com.microsoft"
 _SKIP_EPSILON = 1e-12

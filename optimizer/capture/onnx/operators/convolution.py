@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from tersor.capture.onnx.operators.windows import Windows, pad, split_padding, windows
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque, Value, numbers
-from torch import Tensor
 
 _CONVOLUTIONS = {1: F.conv1d, 2: F.conv2d, 3: F.conv3d}
 _TRANSPOSED = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}

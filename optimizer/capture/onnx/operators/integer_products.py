@@ -11,12 +11,13 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
+
 from tersor.capture.onnx.operators.convolution import convolve
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.operators.windows import windows
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque
-from torch import Tensor
 
 _EIGHT_BITS = (torch.int8, torch.uint8)
 _LARGEST = 255  # of an 8-bit integer less its zero point

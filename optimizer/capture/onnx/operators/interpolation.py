@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.values import Opaque
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from tersor.capture.onnx.operators.integers import modular
 from tersor.capture.onnx.operators.precision import as_type, at_least_single
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque
-from torch import Tensor
 
 
 @operator("MatMul")

@@ -5,10 +5,11 @@ from __future__ import annotations
 import math
 
 import torch
+from torch import Tensor
+
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque
-from torch import Tensor
 
 # The recurrence is unrolled: longer sequences would make graphs of many thousand nodes.
 _LONGEST = 64

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from tersor.capture.onnx.operators.integers import modular, ordered
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.operators.scalars import operands
 from tersor.capture.onnx.registry import Function, Node, operator
 from tersor.capture.onnx.values import Host, Value, tensor
-from torch import Tensor
 
 
 def _comparison(function: Callable[..., Tensor], flipped: Callable[..., Tensor]) -> Function:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from tersor.capture.onnx.operators.precision import as_type, at_least_single
 from tersor.capture.onnx.operators.scalars import wanted
 from tersor.capture.onnx.registry import Node, operator
-from torch import Tensor
 
 # No class index is as low as this one: nothing is ignored.
 _NONE_IGNORED = -(2**31)

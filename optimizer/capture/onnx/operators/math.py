@@ -8,12 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from tersor.capture.onnx.operators.integers import WIDER, choosing, divide, modular, remainder
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.operators.scalars import number_or_tensor, operands
 from tersor.capture.onnx.registry import Function, Node, operator
 from tersor.capture.onnx.values import Host, Opaque, Value, numbers, tensor
-from torch import Tensor
 
 FLOAT_FUNCTIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "Acos": torch.acos, "Acosh": torch.acosh, "Asin": torch.asin, "Asinh": torch.asinh, "Atan": torch.atan,

@@ -8,13 +8,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from tersor.capture.onnx.operators.convolution import convolve
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.operators.scalars import wanted
 from tersor.capture.onnx.operators.windows import Windows, ceil_ends, pad, windows
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque, Value, numbers
-from torch import Tensor
 
 _MAX = {1: F.max_pool1d, 2: F.max_pool2d, 3: F.max_pool3d}
 _AVERAGE = {1: F.avg_pool1d, 2: F.avg_pool2d, 3: F.avg_pool3d}

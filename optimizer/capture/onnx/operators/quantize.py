@@ -6,11 +6,12 @@ from typing import Any
 
 import torch
 import torch.ao.quantization.fx._decomposed  # registers torch.ops.quantized_decomposed
+from torch import Tensor
+
 from tersor.capture.onnx.dtypes import torch_dtype
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Host, Opaque, Value, tensor
-from torch import Tensor
 
 INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.uint16)
 FLOAT8 = (torch.float8_e4m3fn, torch.float8_e4m3fnuz, torch.float8_e5m2, torch.float8_e5m2fnuz)

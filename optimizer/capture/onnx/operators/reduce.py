@@ -7,11 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from tersor.capture.onnx.operators.integers import WIDER, choosing, ordered
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.registry import Function, Node, operator
 from tersor.capture.onnx.values import Opaque, Value, numbers
-from torch import Tensor
 
 Reduction = Callable[[Tensor, list[int], bool], Tensor]
 

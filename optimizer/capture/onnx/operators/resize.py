@@ -10,12 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
 from tersor.capture.onnx.operators.interpolation import Axis, Method, resize_axis
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque, Value, numbers
-from torch import Tensor
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 _LINEAR = {3: "linear", 4: "bilinear", 5: "trilinear"}
 

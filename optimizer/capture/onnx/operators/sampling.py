@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from tersor.capture.onnx.operators.precision import as_type
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque, Value, numbers
-from torch import Tensor
 
 _MODES = {"bilinear": "bilinear", "linear": "bilinear", "nearest": "nearest", "bicubic": "bicubic", "cubic": "bicubic"}
 
@@ -47,11 +48,15 @@ def _roi_align(node: Node, x: Tensor, rois: Tensor, batch: Tensor, offset: float
     corners = rois * node.get("spatial_scale", 1.0) - offset
     across = _positions(corners[:, 0], corners[:, 2], width, samples, x.shape[3], malformed=offset == 0)
     down = _positions(corners[:, 1], corners[:, 3], height, samples, x.shape[2], malformed=offset == 0)
+    # One table of pixels: the exporter knows a lookup, but not an index of several tensors with a slice between them.
+    pixels = x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+    first = batch.reshape(-1, 1, 1) * (x.shape[2] * x.shape[3])
     terms = [
         # (regions, rows, columns, channels), weighted by how near the sample lies to this pixel
-        x[batch[:, None, None], :, y[:, :, None], z[:, None, :]] * (v[:, :, None] * u[:, None, :]).unsqueeze(-1)
-        for y, v in down
-        for z, u in across
+        F.embedding(first + row.unsqueeze(2) * x.shape[3] + column.unsqueeze(1), pixels)
+        * (v.unsqueeze(2) * u.unsqueeze(1)).unsqueeze(-1)
+        for row, v in down
+        for column, u in across
     ]
     largest = node.get("mode", "avg") == "max"
     values = torch.stack(terms).amax(0) if largest else torch.stack(terms).sum(0)
@@ -67,7 +72,7 @@ def _positions(
     steps = (as_type(torch.arange(bins * samples, device=start.device), start.dtype) + 0.5) / (bins * samples)
     position = start[:, None] + extent[:, None] * steps
     inside = as_type((position >= -1.0) & (position <= length), start.dtype)
-    position = position.clamp(min=0.0, max=length - 1)
+    position = position.clamp(min=0.0).clamp(max=length - 1)
     low = position.floor()
     upper = position - low
     high = (low + 1).clamp(max=length - 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from tersor.capture.onnx.operators.integers import WIDER
 from tersor.capture.onnx.registry import Node
 from tersor.capture.onnx.values import Host, Value, tensor

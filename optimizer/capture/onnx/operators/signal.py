@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch import Tensor
+
 from tersor.capture.onnx.dtypes import torch_dtype
 from tersor.capture.onnx.operators.precision import as_type, at_least_single
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque, Value, numbers
-from torch import Tensor
 
 
 def _type(node: Node) -> torch.dtype:

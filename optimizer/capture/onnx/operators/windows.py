@@ -11,9 +11,10 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
+
 from tersor.capture.onnx.registry import Node
 from tersor.capture.onnx.values import Opaque
-from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 import torch
 from onnx import helper
+
 from tersor.capture.onnx.files import ModelFile
 from tersor.capture.onnx.graph import read_graph
 from tersor.capture.onnx.replay import Replay

@@ -8,8 +8,8 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from tersor.capture.onnx.registry import find
 
+from tersor.capture.onnx.registry import find
 from tests.capture.onnx import suite
 
 FAMILIES = (

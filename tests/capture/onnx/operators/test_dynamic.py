@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
 import torch
+
+import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
 from tersor.capture.onnx.registry import Node, find
 from tersor.capture.onnx.values import Host, host
 

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from onnx import helper
+
 from tersor.capture.onnx.registry import Node, find
 from tersor.capture.onnx.values import host
-
 from tests.capture.onnx import suite
 
 CASES = (
