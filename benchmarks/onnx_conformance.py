@@ -155,11 +155,12 @@ def compare(row: dict[str, Any], inputs: dict[str, Any], wanted: list[Any], ins:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--limit", type=int, default=0)
+    parser.add_argument("--every", type=int, default=1, help="only every so many cases")
     parser.add_argument("--only", default="")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--rows", type=Path, help="write every row as JSON lines")
     options = parser.parse_args()
-    todo = cases(options.only)[: options.limit or None]
+    todo = cases(options.only)[:: options.every][: options.limit or None]
     rows = []
     for number, (folder, row) in enumerate(sweep(todo, examine, timeout=TIMEOUT), 1):
         rows.append({"runs": True, "case": Path(folder).name, **row})

@@ -167,7 +167,7 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
         outcome = run(original, request.passes, reference, request.progress)
     report.steps = outcome.steps
     report.before, report.after = facts(original), facts(outcome.program)
-    report.picture_before = picture(original, outcome.program)
+    report.picture_before = picture(original, outcome.program, mark="removed")
     report.picture_after = picture(outcome.program, original)
     report.parity = reference.judge("rewritten program against the original", outcome.program.run_flat)
     return reference, outcome

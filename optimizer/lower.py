@@ -60,24 +60,30 @@ def lower(
 ) -> Lowered:
     """Compile for the wanted backend, or for every installed one where ``wanted`` is "auto", and keep the fastest.
 
+    The original is compiled by the fastest backend too: a rewrite that does not pay there is not kept.
+
     Raises:
         BackendError: no backend takes the program; the message holds each one's reason.
     """
     race = _Race(target)
-    for backend in _candidates(wanted, report):
+    candidates = _candidates(wanted, report)
+    for backend in candidates:
         race.enter(backend.name, outcome.program, backend, reference, report)
-        wanted_too = seconds > 0 or backend.name in race.refused
-        if outcome.program is not reference.program and wanted_too:
+    rewritten = outcome.program is not reference.program
+    if rewritten and not race.entries:
+        for backend in candidates:
             race.enter(f"{backend.name} ({ORIGINAL})", reference.program, backend, reference, report)
+    elif rewritten and seconds > 0:
+        best = race.entries[_fastest(race, _measure(race, reference, seconds / 2 if len(race.entries) > 1 else 0))].backend
+        race.enter(f"{best.name} ({ORIGINAL})", reference.program, best, reference, report)
     report.notes += [f"backend {label} was not used: {reason}" for label, reason in race.refused.items()]
     if not race.entries:
         reasons = "; ".join(f"{label}: {reason}" for label, reason in race.refused.items())
         raise BackendError(f"no backend takes the program: {reasons or 'none is installed'}", "try backend='eager'")
-    if seconds > 0:
-        _measure(race, reference, seconds, report)
-    chosen = _choose(race, outcome.program, report)
-    report.backend = race.entries[chosen].backend.name
-    return race.entries[chosen]
+    report.timings = _measure(race, reference, seconds) if seconds > 0 else []
+    report.kept = _choose(race, outcome.program, report)
+    report.backend = race.entries[report.kept].backend.name
+    return race.entries[report.kept]
 
 
 def _candidates(wanted: str, report: Report) -> list[Backend]:
@@ -112,28 +118,31 @@ def compile_checked(
     return call
 
 
-def _measure(race: _Race, reference: Reference, seconds: float, report: Report) -> None:
+def _measure(race: _Race, reference: Reference, seconds: float) -> list[Timing]:
+    if seconds <= 0:
+        return []
     inputs = reference.program.inputs
     contestants = {label: _bound(entry.call, inputs) for label, entry in race.entries.items()}
-    eager = f"eager ({ORIGINAL})"
-    if eager not in contestants:
-        contestants[eager] = _bound(reference.program.run_flat, inputs)
-    report.timings = interleaved(contestants, seconds=seconds * len(contestants))
+    contestants.setdefault(f"eager ({ORIGINAL})", _bound(reference.program.run_flat, inputs))
+    return interleaved(contestants, seconds=seconds * len(contestants))
 
 
 def _bound(call: Compiled, inputs: Flat) -> Callable[[], Flat]:
     return lambda: call(*inputs)
 
 
+def _fastest(race: _Race, timings: list[Timing]) -> str:
+    medians = {timing.name: timing.median_ms for timing in timings}
+    return min(race.entries, key=lambda label: medians.get(label, 0.0))
+
+
 def _choose(race: _Race, rewritten: Program, report: Report) -> str:
     """The fastest label; the original of the same backend wins only where it is clearly faster."""
-    by_label = {timing.name: timing for timing in report.timings}
-    if not by_label:
-        return next(iter(race.entries))
-    fastest = min(race.entries, key=lambda label: by_label[label].median_ms)
+    fastest = _fastest(race, report.timings)
     backend = race.entries[fastest].backend.name
     if race.entries[fastest].program is rewritten or backend not in race.entries:
         return fastest
+    by_label = {timing.name: timing for timing in report.timings}
     if _significantly_slower(by_label[backend], by_label[fastest]):
         report.notes.append(
             f"the rewrite does not pay on {backend}: {by_label[backend].median_ms:.3g} ms against "

@@ -1,0 +1,121 @@
+"""Arguments and options that several commands share, and how their text becomes values."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tersor.errors import InputError, ModelFileError, UsageError
+
+if TYPE_CHECKING:
+    from tersor.program import Program
+
+MODEL_HELP = "ONNX file, or a name: zoo:NAME, timm:NAME, torchvision:NAME, hf:NAME."
+
+
+def _complete_backend(incomplete: str) -> list[str]:
+    from tersor.backend import backend_names
+
+    return [name for name in ("auto", *backend_names()) if name.startswith(incomplete)]
+
+
+def _complete_passes(incomplete: str) -> list[str]:
+    from tersor.spec import pass_names
+
+    done, comma, last = incomplete.rpartition(",")
+    return [f"{done}{comma}{name}" for name in pass_names() if name.startswith(last)]
+
+
+Model = Annotated[str, typer.Argument(metavar="IN", help=MODEL_HELP, show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON on standard output, and nothing else there.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no report.")]
+Seed = Annotated[int, typer.Option("--seed", help="Seed of everything random.")]
+Dims = Annotated[
+    list[str] | None,
+    typer.Option("--dim", metavar="NAME=SIZE", help="Example size of a dynamic dimension. Repeatable."),
+]
+Inputs = Annotated[
+    Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Example inputs, one array per input name.")
+]
+Passes = Annotated[
+    str | None,
+    typer.Option(
+        "--passes",
+        metavar="SPEC",
+        autocompletion=_complete_passes,
+        help='Pipeline, as "name,name{option=value}"; see \'tersor passes\'.',
+    ),
+]
+TargetName = Annotated[str, typer.Option("--target", metavar="NAME", help="Device; see 'tersor targets'.")]
+BackendName = Annotated[
+    str,
+    typer.Option(
+        "--backend", metavar="NAME", autocompletion=_complete_backend, help="Runtime; auto keeps the fastest one."
+    ),
+]
+
+
+def sizes(items: Sequence[str] | None) -> dict[str, int]:
+    """Sizes by name; raises UsageError.
+
+    >>> sizes(["batch=4", "tokens=128"])
+    {'batch': 4, 'tokens': 128}
+    """
+    found: dict[str, int] = {}
+    for item in items or ():
+        name, equals, size = item.partition("=")
+        if not (name and equals and size.isdecimal() and int(size) > 0):
+            raise UsageError(f"--dim is {item!r}, wanted NAME=SIZE with a positive size", "for example --dim batch=4")
+        found[name] = int(size)
+    return found
+
+
+def fraction(text: str) -> float:
+    """A share of the whole, from ``"1%"`` or ``"0.01"``; raises UsageError.
+
+    >>> fraction("1%"), fraction("0.5")
+    (0.01, 0.5)
+    """
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise UsageError(f"--budget is {text!r}, wanted a share from 0% to 100%", "for example --budget 1%")
+    return value
+
+
+def arrays(path: Path | None) -> dict[str, Any] | None:
+    """Tensors by name from a NumPy archive; pickled content is refused.
+
+    Raises:
+        InputError: there is no such file.
+        ModelFileError: it is not a NumPy archive.
+    """
+    if path is None:
+        return None
+    if not path.is_file():
+        raise InputError(f"--inputs: there is no file {str(path)!r}", "write it with numpy.savez(path, name=array)")
+    import numpy
+    import torch
+
+    try:
+        with numpy.load(path, allow_pickle=False) as archive:
+            return {name: torch.from_numpy(archive[name]) for name in archive.files}
+    except Exception as error:  # zipfile, numpy and torch each have their own
+        line = (str(error) or type(error).__name__).splitlines()[0]
+        raise ModelFileError(
+            f"--inputs {str(path)!r} is not an archive of numeric arrays: {line}",
+            "write it with numpy.savez(path, name=array)",
+        ) from None
+
+
+def load(model: str, dims: Sequence[str] | None = None, inputs: Path | None = None) -> Program:
+    """Capture what the user named; raises TersorError of the kind that fits."""
+    wanted, given = sizes(dims), arrays(inputs)
+    from tersor import capture
+
+    return capture.load(model, given, sizes=wanted or None)

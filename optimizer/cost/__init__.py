@@ -1,0 +1,1 @@
+"""What a program costs: counted work here, predictions per device beside it."""

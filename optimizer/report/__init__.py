@@ -1,0 +1,1 @@
+"""The report of one optimization: the data, and its text, JSON and HTML forms."""
