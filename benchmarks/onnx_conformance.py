@@ -7,6 +7,7 @@ Run: python benchmarks/onnx_conformance.py [--limit N] [--only TEXT] [--write]
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import shutil
 import sys
@@ -29,17 +30,24 @@ KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 TIMEOUT = 120
 
 
-def cases(only: str = "") -> list[str]:
-    """The folder of every case."""
+@functools.cache
+def suite() -> dict[str, Any]:
+    """Every case of the suite by kind and name."""
     from onnx.backend.test.loader import load_model_tests
 
     warnings.simplefilter("ignore", RuntimeWarning)
-    return [
-        str(case.model_dir)
-        for kind in KINDS
-        for case in load_model_tests(kind=kind)
-        if case.model_dir and only in case.name
-    ]
+    return {f"{kind}/{case.name}": case for kind in KINDS for case in load_model_tests(kind=kind)}
+
+
+def materialized(case: Any, folder: Path) -> tuple[Path, onnx.ModelProto, dict[str, Any]]:
+    """The case's file, its model and its inputs; models that live in memory are written to ``folder`` first."""
+    if case.model_dir is not None:
+        model = onnx.load(Path(case.model_dir) / "model.onnx")
+        return Path(case.model_dir) / "model.onnx", model, read_inputs(Path(case.model_dir), model)
+    path = folder / "original.onnx"
+    onnx.save(case.model, path)
+    values = case.data_sets[0][0]
+    return path, case.model, {item.name: value for item, value in zip(case.model.graph.input, values, strict=False)}
 
 
 def read_inputs(folder: Path, model: onnx.ModelProto) -> dict[str, Any]:
@@ -86,19 +94,23 @@ def same(wanted: Any, got: Any) -> bool:
     return bool(np.allclose(a.astype(np.complex128), b.astype(np.complex128), rtol=1e-3, atol=1e-6, equal_nan=True))
 
 
-def examine(case: str) -> dict[str, Any]:
+def examine(name: str) -> dict[str, Any]:
     """What became of one case: a status, and why."""
-    folder = Path(case)
-    source = folder / "model.onnx"
+    folder = Path(tempfile.mkdtemp())
     try:
-        model = onnx.load(source)
-        inputs = read_inputs(folder, model)
+        return _examine(suite()[name], folder)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _examine(case: Any, folder: Path) -> dict[str, Any]:
+    source, _, inputs = materialized(case, folder)
+    runs, problem, wanted, ins, outs = True, "", [], [], []
+    try:
         wanted, ins, outs = run_file(source, inputs)
-        runs, problem = True, ""
     except Exception as error:
-        runs, problem, inputs, wanted, ins, outs = False, str(error).splitlines()[0], {}, [], [], []
-    result = rewrite(source, inputs if runs else {})
-    result["runs"] = runs
+        runs, problem = False, str(error).splitlines()[0]
+    result = {**rewrite(source, inputs if runs else {}, folder / "rewritten.onnx"), "runs": runs}
     if not runs:
         result["status"] = "crash" if result["status"] == "crash" else "not run by ONNX Runtime"
         result["why"] = result["why"] or problem
@@ -106,7 +118,7 @@ def examine(case: str) -> dict[str, Any]:
     return compare(result, inputs, wanted, ins, outs)
 
 
-def rewrite(source: Path, inputs: dict[str, Any]) -> dict[str, Any]:
+def rewrite(source: Path, inputs: dict[str, Any], out: Path) -> dict[str, Any]:
     """Optimize a file and write the result; ``path`` is None where that raised."""
     import tersor
     import torch
@@ -115,7 +127,6 @@ def rewrite(source: Path, inputs: dict[str, Any]) -> dict[str, Any]:
     tensors = None
     if inputs and all(isinstance(v, np.ndarray) and v.dtype.kind in "fiub" and v.dtype.isbuiltin == 1 for v in inputs.values()):
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
-    out = Path(tempfile.mkdtemp()) / "model.onnx"
     row: dict[str, Any] = {"path": None, "status": "", "why": "", "opaque": 0}
     try:
         fast = tersor.optimize(source, tensors, backend="onnxruntime", progress=False, seconds=0.0)
@@ -125,6 +136,8 @@ def rewrite(source: Path, inputs: dict[str, Any]) -> dict[str, Any]:
             row["status"], row["why"] = "kept as it is", fast.report.notes[-1]
         else:
             row["opaque"] = len(fast.program.opaque)
+            unchanged = [note for note in fast.report.notes if note.startswith("the file written is the original")]
+            row["status"], row["why"] = ("kept as it is", unchanged[0]) if unchanged else ("", "")
     except TersorError as error:
         row["status"], row["why"] = "refused", f"{type(error).__name__}: {error}"
     except Exception as error:
@@ -139,8 +152,6 @@ def compare(row: dict[str, Any], inputs: dict[str, Any], wanted: list[Any], ins:
         got, new_ins, new_outs = run_file(Path(row["path"]), inputs)
     except Exception as error:
         return {**row, "status": "wrong", "why": f"the result does not run: {error}".splitlines()[0]}
-    finally:
-        shutil.rmtree(Path(row["path"]).parent, ignore_errors=True)
     if [name for name, *_ in new_ins + new_outs] != [name for name, *_ in ins + outs]:
         return {**row, "status": "wrong", "why": "names differ"}
     if [kind for _, kind, _ in new_ins + new_outs] != [kind for _, kind, _ in ins + outs]:
@@ -160,12 +171,12 @@ def main() -> int:
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--rows", type=Path, help="write every row as JSON lines")
     options = parser.parse_args()
-    todo = cases(options.only)[:: options.every][: options.limit or None]
+    todo = [name for name in suite() if options.only in name][:: options.every][: options.limit or None]
     rows = []
-    for number, (folder, row) in enumerate(sweep(todo, examine, timeout=TIMEOUT), 1):
-        rows.append({"runs": True, "case": Path(folder).name, **row})
+    for number, (name, row) in enumerate(sweep(todo, examine, timeout=TIMEOUT), 1):
+        rows.append({"runs": True, "case": name, **row})
         if row["status"] in ("wrong", "crash", "refused") and (rows[-1]["runs"] or row["status"] == "crash"):
-            print(f"{Path(folder).name}: {row['status']}: {row['why'][:200]}", flush=True)
+            print(f"{name}: {row['status']}: {row['why'][:200]}", flush=True)
         if number % 100 == 0:
             print(f"{number} of {len(todo)}", file=sys.stderr, flush=True)
     if options.rows:

@@ -15,7 +15,7 @@ from tersor import capture, spec
 from tersor.artefact import checked_writer
 from tersor.capture.torch import split_inputs
 from tersor.context import Pass
-from tersor.errors import BackendError, CaptureError, TersorError, UsageError
+from tersor.errors import BackendError, CaptureError, UsageError
 from tersor.facts import facts, picture
 from tersor.lower import lower
 from tersor.optimized import Optimized
@@ -121,12 +121,15 @@ def optimize_request(request: Request) -> Any:
             original = capture.load(request.model, request.inputs, request.dynamic, request.sizes)
     except CaptureError as error:
         return _without_capture(request, report, error)
+    if not _is_file(request.model) or request.backend not in ("auto", "onnxruntime"):
+        return optimize_program(original, request, report)
     try:
         return optimize_program(original, request, report)
-    except BackendError as error:
-        if not _is_file(request.model) or request.backend not in ("auto", "onnxruntime"):
-            raise
-        return _keep(request, report, error)
+    except (BackendError, CaptureError) as error:
+        return _keep(request, report, str(error))
+    except (RuntimeError, ValueError, TypeError, AssertionError, LookupError) as error:
+        # A fault of ours: the file still runs as it is, and the report says what happened.
+        return _keep(request, report, f"internal error, please report it: {type(error).__name__}: {error}")
 
 
 def optimize_program(original: Any, request: Request, report: Report) -> Optimized:
@@ -136,6 +139,10 @@ def optimize_program(original: Any, request: Request, report: Report) -> Optimiz
         lowered = lower(reference, outcome, request.target, request.backend, request.seconds, report)
     report.stages = dict(request.stages)
     writer = checked_writer(lowered.program, reference, request.opset)
+    if _is_file(request.model):
+        from tersor.verbatim import or_original
+
+        writer = or_original(writer, request.model, report)
     return Optimized(
         original.interface, lowered.call, report, writer, lowered.program, original, lowered.backend
     )
@@ -179,7 +186,7 @@ def _without_capture(request: Request, report: Report, error: CaptureError) -> A
 
         return optimize_parts(request, report, error)
     if _is_file(request.model):
-        return _keep(request, report, error)
+        return _keep(request, report, str(error))
     raise error
 
 
@@ -188,12 +195,12 @@ def _is_file(model: Any) -> bool:
     return named or capture.is_onnx(model)
 
 
-def _keep(request: Request, report: Report, error: TersorError) -> Optimized:
+def _keep(request: Request, report: Report, reason: str) -> Optimized:
     """An ONNX file that runs as it is stays usable, whatever we cannot do with it."""
     from tersor.verbatim import keep
 
     report.stages = dict(request.stages)
-    return keep(request.model, str(error), report)
+    return keep(request.model, " ".join(reason.split()), report)
 
 
 def _new_report(request: Request) -> Report:

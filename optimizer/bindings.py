@@ -34,7 +34,7 @@ def bindings(program: Program, extra: Sequence[Flat] = ()) -> list[Binding]:
     chosen = [Binding(_named(program, example), program.inputs)]
     for sizes in _variations(program.dimensions):
         inputs = resized(program, sizes)
-        if _runs(program, inputs):
+        if runs(program, inputs):
             chosen.append(Binding(_named(program, sizes), inputs))
     chosen += [Binding(_named(program, program.check_inputs(flat)), tuple(flat)) for flat in extra]
     return chosen
@@ -81,7 +81,8 @@ def _named(program: Program, sizes: dict[str, int]) -> dict[str, int]:
     return {program.dimensions[key].name: size * program.dimensions[key].step for key, size in sizes.items()}
 
 
-def _runs(program: Program, inputs: Flat) -> bool:
+def runs(program: Program, inputs: Flat) -> bool:
+    """Whether the program takes these inputs."""
     try:
         program.run(inputs)
     except Exception:

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 
 import torch
 
-from tersor.bindings import Binding, bindings
-from tersor.check import failure, judge, structure
+from tersor.bindings import Binding, bindings, runs
+from tersor.check import EXACT, failure, judge, structure
 from tersor.context import Context, Pass, Site
-from tersor.errors import RewriteError, TersorError
+from tersor.errors import CaptureError, RewriteError, TersorError
 from tersor.interface import Flat
 from tersor.noise import rounding
 from tersor.program import Program
@@ -46,7 +46,12 @@ class Reference:
 
     @classmethod
     def of(cls, program: Program, extra: Sequence[Flat] = ()) -> Reference:
-        """Run the original once at every binding."""
+        """Run the original once at every binding; raises CaptureError where it does not run on its own example."""
+        try:
+            program.run(program.inputs)
+        except Exception as error:
+            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise CaptureError(f"the captured program does not run on the example inputs: {line}") from error
         cases = [*bindings(program, extra), *_probes(program)]
         outputs = [program.run(case.inputs) for case in cases]
         return cls(program, cases, outputs)
@@ -65,11 +70,11 @@ class Reference:
 
 def _probes(program: Program) -> list[Binding]:
     """The example inputs made small, where an epsilon inside a normalisation decides the result."""
-    if not any(value.is_floating_point() for value in program.inputs):
+    if not any(value.dtype in EXACT for value in program.inputs):
         return []
-    small = tuple(value * 1e-3 if value.is_floating_point() else value for value in program.inputs)
+    small = tuple(value * 1e-3 if value.dtype in EXACT else value for value in program.inputs)
     example = {dimension.name: dimension.hint * dimension.step for dimension in program.dimensions.values()}
-    return [Binding(example, small)]
+    return [Binding(example, small)] if runs(program, small) else []
 
 
 @dataclass

@@ -65,7 +65,8 @@ class Program:
     interface: Interface
     opaque: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    _module: fx.GraphModule | None = field(default=None, repr=False, compare=False)
+    derived: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What was computed from the graph and is expensive: its module, its ONNX models. `changed()` forgets it."""
 
     def clone(self) -> Program:
         """A copy whose graph can be edited; weights are shared."""
@@ -74,7 +75,7 @@ class Program:
         outputs = graph.graph_copy(self.graph, values)
         copied_output = graph.output(outputs)
         copied_output.meta = dict(self.output_node.meta)
-        return replace(self, graph=graph, weights=dict(self.weights), notes=list(self.notes), _module=None)
+        return replace(self, graph=graph, weights=dict(self.weights), notes=list(self.notes), derived={})
 
     @property
     def nodes(self) -> Iterator[fx.Node]:
@@ -124,16 +125,17 @@ class Program:
 
     def module(self) -> fx.GraphModule:
         """The graph as a module that takes and returns flat tensors; cached until `changed()`."""
-        if self._module is None:
+        if "module" not in self.derived:
             attributes = {name: _frozen(value) for name, value in self.weights.items()}
             graph = fx.Graph()
             graph.output(graph.graph_copy(self.graph, {}))
-            self._module = fx.GraphModule(attributes, graph)
-        return self._module
+            self.derived["module"] = fx.GraphModule(attributes, graph)
+        made: fx.GraphModule = self.derived["module"]
+        return made
 
     def changed(self) -> None:
-        """Forget the cached module after an edit."""
-        self._module = None
+        """Forget what was derived from the graph before an edit."""
+        self.derived.clear()
 
     def run(self, inputs: Sequence[torch.Tensor]) -> Flat:
         """Execute the graph eagerly on flat inputs."""

@@ -17,7 +17,7 @@ from tersor.context import Context
 from tersor.errors import RewriteError
 from tersor.program import Program
 from tersor.rewrite_pattern import matches, trace
-from tersor.rewrite_values import ASSERTIONS, key, same_shape, tensor
+from tersor.rewrite_values import ASSERTIONS, clashing, key, tensor
 
 _PROVENANCE = ("nn_module_stack", "custom", "stack_trace")
 _ROUNDS = 50
@@ -190,13 +190,18 @@ def replace(program: Program, old: fx.Node, new: fx.Node) -> None:
     if new is old:
         return
     before, after = tensor(old), tensor(new)
-    if before is not None and (
-        after is None or before.dtype != after.dtype or not same_shape(before.shape, after.shape)
-    ):
+    if before is not None and (after is None or before.dtype != after.dtype or clashing(before.shape, after.shape)):
         raise RewriteError(f"{old.name} is {_describe(before)}, its replacement {new.name} is {_describe(after)}")
+    if is_returned(old) and (new.op != "call_function" or is_returned(new)):
+        new = insert_call(old, torch.ops.aten.clone.default, [new])
     old.replace_all_uses_with(new)
     erase_upward(old)
     program.changed()
+
+
+def is_returned(node: fx.Node) -> bool:
+    """Whether a node is an output; outputs are nodes of their own, never inputs, weights or each other."""
+    return any(user.op == "output" for user in node.users)
 
 
 def _describe(found: torch.Tensor | None) -> str:

@@ -144,6 +144,18 @@ def same_shape(a: Sequence[Any], b: Sequence[Any]) -> bool:
     return len(a) == len(b) and all(map(same_size, a, b))
 
 
+def clashing(a: Sequence[Any], b: Sequence[Any]) -> bool:
+    """Whether two shapes differ for certain: in rank, or in a size at the example.
+
+    Sizes that are equal only by what the model demands of its inputs look different as expressions.
+    """
+    return len(a) != len(b) or any(_at_example(x) != _at_example(y) for x, y in zip(a, b, strict=True))
+
+
+def _at_example(size: Any) -> Any:
+    return size.node.hint if isinstance(size, torch.SymInt) and size.node.has_hint() else size
+
+
 def same_type(a: Any, b: Any) -> bool:
     """Whether two nodes are tensors of equal shape and dtype for every input."""
     first, second = tensor(a), tensor(b)

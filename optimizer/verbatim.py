@@ -12,9 +12,9 @@ import onnx
 import torch
 
 from tersor.artefact import staged
-from tersor.errors import BackendError, ModelFileError, OutputError
+from tersor.errors import BackendError, ExportError, ModelFileError, OutputError, ParityError
 from tersor.interface import Flat, Interface
-from tersor.optimized import Optimized
+from tersor.optimized import Optimized, Writer
 from tersor.report.model import Report
 
 
@@ -61,7 +61,22 @@ def _caller(session: Any, interface: Interface) -> Callable[..., Flat]:
     return call
 
 
-def _copier(source: Any) -> Callable[[Path, int | None], Path]:
+def or_original(write: Writer, source: Any, report: Report) -> Writer:
+    """A writer that falls back to the original file where the rewritten one is not valid, and says so in the report."""
+
+    def written(path: Path, opset: int | None) -> Path:
+        try:
+            return write(path, opset)
+        except (ExportError, ParityError) as error:
+            if opset is not None:
+                raise
+            report.notes.append(f"the file written is the original, unchanged: {error}")
+            return _copier(source)(path, None)
+
+    return written
+
+
+def _copier(source: Any) -> Writer:
     def write(path: Path, opset: int | None) -> Path:
         if opset is not None:
             raise OutputError("a file that is kept as it is keeps its opset", "leave the opset out")
