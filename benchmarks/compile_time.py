@@ -17,13 +17,13 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.results import write  # noqa: E402
+from benchmarks.results import write
 
 SIZES = (300, 1250, 5000, 20000)
 
 
 def chain(nodes: int) -> Any:
-    """A residual network of linear, layer norm, hand-written gelu and a batch-norm-like affine: 10 operators a block."""
+    """A residual network of linear, layer norm and hand-written gelu: about 10 operators a block."""
     import torch
     from torch import nn
 
@@ -90,7 +90,10 @@ def import_time() -> tuple[float, bool]:
     bare = statistics.median(run("pass") for _ in range(7))
     ours = statistics.median(run("import tersor") for _ in range(7))
     probe = subprocess.run(
-        [sys.executable, "-c", "import sys, tersor; print('torch' in sys.modules)"], capture_output=True, text=True, check=True
+        [sys.executable, "-c", "import sys, tersor; print('torch' in sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
     )
     return ours - bare, probe.stdout.strip() == "True"
 
@@ -142,7 +145,8 @@ def main() -> int:
     gigabytes, multiple = memory()
     text += (
         f"\n\n`import tersor`: {seconds:.3f} s; it {'imports' if loads_torch else 'does not import'} torch."
-        f"\n\nPeak memory over capture, all passes and export of a {gigabytes:.1f} GB model: {multiple:.2f} times the model."
+        f"\n\nPeak memory over capture, all passes and export of a {gigabytes:.1f} GB model: "
+        f"{multiple:.2f} times the model."
     )
     print(text)
     if options.write:

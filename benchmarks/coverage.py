@@ -18,8 +18,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.pool import sweep  # noqa: E402
-from benchmarks.results import write  # noqa: E402
+from benchmarks.pool import sweep
+from benchmarks.results import write
 
 FAMILIES = ("zoo", "hf", "timm", "torchvision")
 TIMEOUT = 600
@@ -52,7 +52,22 @@ def _timm() -> list[str]:
 
 def _parameters_hint(name: str) -> tuple[int, int]:
     """Small variants first, by the words that their names carry."""
-    order = ["zepto", "pico", "femto", "atto", "nano", "xxs", "xx_small", "tiny", "_xs", "mini", "small", "_s", "18", "b0"]
+    order = [
+        "zepto",
+        "pico",
+        "femto",
+        "atto",
+        "nano",
+        "xxs",
+        "xx_small",
+        "tiny",
+        "_xs",
+        "mini",
+        "small",
+        "_s",
+        "18",
+        "b0",
+    ]
     ranks = [position for position, word in enumerate(order) if word in name]
     return min(ranks, default=len(order)), len(name)
 
@@ -173,7 +188,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
     lines = [
         "Random weights except the zoo's trained models; ONNX files with a dynamic batch where the model allows it.",
         "",
-        "| family | models | verified, every pass kept | verified, a pass dropped | failed | median ATen operators after / before "
+        "| family | models | verified, every pass kept | verified, a pass dropped | failed "
+        "| ATen operators after / before, median "
         "| ONNX nodes at most torch.onnx.export's |",
         "|---|---|---|---|---|---|---|",
     ]

@@ -23,8 +23,8 @@ from onnx import numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.pool import sweep  # noqa: E402
-from benchmarks.results import write  # noqa: E402
+from benchmarks.pool import sweep
+from benchmarks.results import write
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 TIMEOUT = 120
@@ -76,7 +76,9 @@ def run_file(path: Path, inputs: dict[str, Any]) -> tuple[list[Any], list[Any], 
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    ports = [[(item.name, item.type, item.shape) for item in side] for side in (session.get_inputs(), session.get_outputs())]
+    ports = [
+        [(item.name, item.type, item.shape) for item in side] for side in (session.get_inputs(), session.get_outputs())
+    ]
     return session.run(None, inputs), ports[0], ports[1]
 
 
@@ -120,12 +122,15 @@ def _examine(case: Any, folder: Path) -> dict[str, Any]:
 
 def rewrite(source: Path, inputs: dict[str, Any], out: Path) -> dict[str, Any]:
     """Optimize a file and write the result; ``path`` is None where that raised."""
-    import tersor
     import torch
+
+    import tersor
     from tersor.errors import TersorError
 
     tensors = None
-    if inputs and all(isinstance(v, np.ndarray) and v.dtype.kind in "fiub" and v.dtype.isbuiltin == 1 for v in inputs.values()):
+    if inputs and all(
+        isinstance(v, np.ndarray) and v.dtype.kind in "fiub" and v.dtype.isbuiltin == 1 for v in inputs.values()
+    ):
         tensors = {name: torch.from_numpy(np.array(value)) for name, value in inputs.items()}
     row: dict[str, Any] = {"path": None, "status": "", "why": "", "opaque": 0}
     try:
@@ -145,7 +150,9 @@ def rewrite(source: Path, inputs: dict[str, Any], out: Path) -> dict[str, Any]:
     return row
 
 
-def compare(row: dict[str, Any], inputs: dict[str, Any], wanted: list[Any], ins: list[Any], outs: list[Any]) -> dict[str, Any]:
+def compare(
+    row: dict[str, Any], inputs: dict[str, Any], wanted: list[Any], ins: list[Any], outs: list[Any]
+) -> dict[str, Any]:
     if row["path"] is None:
         return row
     try:
@@ -160,7 +167,10 @@ def compare(row: dict[str, Any], inputs: dict[str, Any], wanted: list[Any], ins:
         return {**row, "status": "wrong", "why": f"input shapes differ: {new_ins} {ins}"}
     if not same(wanted, got):
         return {**row, "status": "wrong", "why": "values differ"}
-    return {**row, "status": row["status"] or ("equal, with opaque nodes" if row["opaque"] else "equal, all nodes in torch")}
+    return {
+        **row,
+        "status": row["status"] or ("equal, with opaque nodes" if row["opaque"] else "equal, all nodes in torch"),
+    }
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.results import write  # noqa: E402
+from benchmarks.results import write
 
 MODELS = (
     "timm:resnet18,timm:vit_tiny_patch16_224,timm:swin_tiny_patch4_window7_224,timm:convnext_atto,"
@@ -84,7 +84,9 @@ def rewriters(path: Path, folder: Path) -> dict[str, Callable[[], Path]]:
     return {"onnxsim": simplified, "OnnxSlim": slimmed, "onnxscript": scripted}
 
 
-def contestants(name: str, folder: Path, quick: bool) -> tuple[dict[str, Callable[[], Any]], dict[str, int], dict[str, str]]:
+def contestants(
+    name: str, folder: Path, quick: bool
+) -> tuple[dict[str, Callable[[], Any]], dict[str, int], dict[str, str]]:
     """Calls by contestant, nodes by file, reasons of those that could not take part."""
     import torch
     from torch.utils import _pytree as pytree
@@ -207,10 +209,8 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
             if label in row:
                 ratios[label].append(row[label].median_ms / base.median_ms)
             if label != "ONNX Runtime":
-                cells.append(f"{ratios[label][-1]:.2f}" if label in row else "–")
-        lines.append(
-            f"| {name} | {base.median_ms:.2f} ({base.low_ms:.2f}–{base.high_ms:.2f}) | {' | '.join(cells)} |"
-        )
+                cells.append(f"{ratios[label][-1]:.2f}" if label in row else "-")
+        lines.append(f"| {name} | {base.median_ms:.2f} ({base.low_ms:.2f}-{base.high_ms:.2f}) | {' | '.join(cells)} |")
     means = [f"{_geometric(ratios[label]):.2f}" for label in shown if label != "ONNX Runtime"]
     lines.append(f"| geometric mean | | {' | '.join(means)} |")
     return "\n".join(lines)
@@ -223,7 +223,7 @@ def _geometric(values: list[float]) -> float:
 def node_table(counts: dict[str, dict[str, int]]) -> str:
     shown = ["torch.onnx.export", "onnxsim", "OnnxSlim", "onnxscript", "Tersor"]
     lines = ["ONNX nodes in the file:", "", "| model | " + " | ".join(shown) + " |", "|---" * (len(shown) + 1) + "|"]
-    lines += [f"| {name} | {' | '.join(str(row.get(label, '–')) for label in shown)} |" for name, row in counts.items()]
+    lines += [f"| {name} | {' | '.join(str(row.get(label, '-')) for label in shown)} |" for name, row in counts.items()]
     return "\n".join(lines)
 
 

@@ -40,7 +40,9 @@ def options(tree: ast.AST) -> int:
 
 def main() -> int:
     root = Path(__file__).resolve().parent.parent
-    files = {path: path.read_text(encoding="utf-8") for folder in FOLDERS for path in sorted((root / folder).rglob("*.py"))}
+    files = {
+        path: path.read_text(encoding="utf-8") for folder in FOLDERS for path in sorted((root / folder).rglob("*.py"))
+    }
     lengths = {path: text.count("\n") for path, text in files.items()}
     sizes = [(path, name, length) for path, text in files.items() for name, length in functions(ast.parse(text))]
     problems = [f"{p.relative_to(root)}: {n} lines, limit {FILE_LIMIT}" for p, n in lengths.items() if n > FILE_LIMIT]

@@ -143,9 +143,7 @@ def optimize_program(original: Any, request: Request, report: Report) -> Optimiz
         from tersor.verbatim import or_original
 
         writer = or_original(writer, request.model, report)
-    return Optimized(
-        original.interface, lowered.call, report, writer, lowered.program, original, lowered.backend
-    )
+    return Optimized(original.interface, lowered.call, report, writer, lowered.program, original, lowered.backend)
 
 
 def plan(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -18,7 +17,9 @@ from tersor.report.model import Report
 from tersor.target import detect
 
 
-def checked_writer(program: Program, reference: Reference, default: int | None = None) -> Callable[[Path, int | None], Path]:
+def checked_writer(
+    program: Program, reference: Reference, default: int | None = None
+) -> Callable[[Path, int | None], Path]:
     """A function that exports a program, and raises ParityError where the file computes something else."""
 
     def write(path: Path, opset: int | None) -> Path:
@@ -47,13 +48,17 @@ def staged(path: Path) -> Iterator[Path]:
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     except OSError as error:
-        raise OutputError(f"cannot write into {str(path.parent)!r}: {error.strerror}", "choose another folder") from None
+        raise OutputError(
+            f"cannot write into {str(path.parent)!r}: {error.strerror}", "choose another folder"
+        ) from None
     try:
         yield folder
         for made in sorted(folder.iterdir(), key=lambda item: item.name == path.name):
-            os.replace(made, path.parent / made.name)
+            made.replace(path.parent / made.name)
     except OSError as error:
-        raise OutputError(f"cannot write {str(path)!r}: {error.strerror}", "free some space or choose another") from None
+        raise OutputError(
+            f"cannot write {str(path)!r}: {error.strerror}", "free some space or choose another"
+        ) from None
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
@@ -73,7 +78,7 @@ def write_folder(folder: Path, program: Program, backend: Backend, report: Repor
         if folder.exists():
             folder.rmdir()
         made.chmod(0o755)
-        os.replace(made, folder)
+        made.replace(folder)
     finally:
         shutil.rmtree(made, ignore_errors=True)
     return folder

@@ -77,8 +77,9 @@ class Interface:
             )
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
-        if len(args) == 1 and isinstance(args[0], Mapping) and not kwargs:
-            args, kwargs = (), args[0]
+        given = list(args)
+        if len(given) == 1 and isinstance(given[0], Mapping) and not kwargs:
+            args, kwargs = (), given[0]
         named: dict[str, Any] = dict(zip(self.input_names, args, strict=False))
         unknown = [name for name in kwargs if name not in self.input_names or name in named]
         named.update(kwargs)

@@ -74,7 +74,9 @@ def lower(
         for backend in candidates:
             race.enter(f"{backend.name} ({ORIGINAL})", reference.program, backend, reference, report)
     elif rewritten and seconds > 0:
-        best = race.entries[_fastest(race, _measure(race, reference, seconds / 2 if len(race.entries) > 1 else 0))].backend
+        best = race.entries[
+            _fastest(race, _measure(race, reference, seconds / 2 if len(race.entries) > 1 else 0))
+        ].backend
         race.enter(f"{best.name} ({ORIGINAL})", reference.program, best, reference, report)
     report.notes += [f"backend {label} was not used: {reason}" for label, reason in race.refused.items()]
     if not race.entries:

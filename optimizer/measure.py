@@ -9,6 +9,7 @@ from statistics import median, quantiles
 from typing import Any
 
 import torch
+
 from tersor.backend import Backend, Compiled, backend_names, find_backend
 from tersor.errors import BackendError, TersorError
 from tersor.interface import Flat

@@ -26,7 +26,7 @@ class _Double(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The operator, with dtype arguments widened too."""
-        return super().call_function(target, *fx.node.map_aggregate((args, kwargs), _widened))  # type: ignore[misc]
+        return super().call_function(target, *fx.node.map_aggregate((args, kwargs), _widened))
 
 
 def _widened(value: Any) -> Any:

@@ -24,7 +24,7 @@ class Optimized:
     """A fast model with the original's signature and output structure.
 
     Attributes:
-        report: what was done, what was not, why, and how it was checked; ``report.text()``, ``.json()``, ``.html(path)``.
+        report: what was done, what was not, and why; ``report.text()``, ``.json()``, ``.html(path)``.
         program: the rewritten program; None where a file was kept verbatim.
         original: the program as captured; None likewise.
         backend: what runs it.

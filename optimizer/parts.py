@@ -45,7 +45,7 @@ class OptimizedParts:
 
 
 def optimize_parts(request: Request, report: Report, error: CaptureError) -> OptimizedParts:
-    """Capture the largest exportable sub-modules, optimize each, put them back; raises CaptureError if there is none."""
+    """Optimize the largest exportable sub-modules and put them back; raises CaptureError if there is none."""
     with request.stage("capture"):
         parts, refused = capture_parts(request.model, request.inputs)
     if not parts:

@@ -137,16 +137,16 @@ def _step(
         outcome.steps.append(record)
 
 
-def attempt(
-    program: Program, item: Pass, context: Context, reference: Reference, record: StepRecord
-) -> Program | None:
+def attempt(program: Program, item: Pass, context: Context, reference: Reference, record: StepRecord) -> Program | None:
     """One pass on a clone; the clone if it is kept, None otherwise. Fills the record's status, reason and parity."""
     candidate = program.clone()
     versions = _versions(program)
     try:
         item(candidate, context)
         if _versions(program) != versions:
-            raise WrittenInto(f"pass {record.spec} wrote into a weight of the original", "replace weights, see add_weight")
+            raise WrittenInto(
+                f"pass {record.spec} wrote into a weight of the original", "replace weights, see add_weight"
+            )
         if not context.taken:
             return None
         refresh(candidate)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import sympy
 import torch
@@ -37,7 +37,7 @@ class Dimension:
     step: int = 1
 
 
-Size = int | sympy.Expr
+Size: TypeAlias = int | sympy.Expr
 """One axis of an input: a number, or an expression over `Dimension.symbol`s."""
 
 

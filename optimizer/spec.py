@@ -118,7 +118,9 @@ def render_one(item: Pass) -> str:
     name = module.rpartition(".")[2].replace("_", "-") if ours else _dashed(type(item).__name__)
     if not dataclasses.is_dataclass(item):
         return name
-    shown = [f"{f.name}={getattr(item, f.name)}" for f in dataclasses.fields(item) if getattr(item, f.name) != f.default]
+    shown = [
+        f"{f.name}={getattr(item, f.name)}" for f in dataclasses.fields(item) if getattr(item, f.name) != f.default
+    ]
     return f"{name}{{{';'.join(shown)}}}" if shown else name
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import fx
 from torch.export import ExportedProgram
 
+from tersor.capture.decompose import table
 from tersor.capture.inline import inline_wrappers
 from tersor.errors import CaptureError
 from tersor.interface import Flat, Interface
@@ -35,7 +36,7 @@ def from_exported(
         names: names for dynamic dimensions, by (leaf position, axis).
         parameters, in_spec: the calling convention, see `Interface`.
     """
-    decomposed = exported.run_decompositions({})
+    decomposed = exported.run_decompositions(table())
     _refuse_mutation(decomposed)
     module = decomposed.module(check_guards=False)
     out_spec = decomposed.call_spec.out_spec
@@ -118,9 +119,15 @@ def _dimensions(
                 if known is None or (known.step != 1 and size == symbol):
                     name = names.get((leaf, axis), f"{node.name}_dim{axis}")
                     hint = _hint(node.meta["val"].shape[axis].node.shape_env, symbol)
-                    step = int(size.coeff(symbol)) if size == size.coeff(symbol) * symbol else 1
+                    step = _step(size, symbol)
                     dimensions[symbol.name] = _dimension(name, symbol, hint, step, exported)
     return tuple(sizes), dimensions
+
+
+def _step(size: Any, symbol: sympy.Symbol) -> int:
+    """The factor of a size that is a whole multiple of the symbol, else 1."""
+    factor = size.coeff(symbol)
+    return int(factor) if size == factor * symbol else 1
 
 
 def _hint(shape_env: Any, symbol: sympy.Symbol) -> int:
@@ -165,7 +172,7 @@ def _flatten_outputs(graph: fx.Graph) -> tuple[tuple[int | None, ...], dict[int,
 def _output_names(graph: fx.Graph) -> list[str]:
     returned = next(iter(reversed(graph.nodes))).args[0]
     names: list[str] = []
-    for position, node in enumerate(returned):  # type: ignore[arg-type]
+    for position, node in enumerate(returned):
         name = node.name if node.op != "placeholder" else f"{node.name}_out"
         names.append(name if name not in names else f"{name}_{position}")
     return names

@@ -53,6 +53,7 @@ def _replace_result(graph: fx.Graph, node: fx.Node, returned: Any) -> None:
         node.replace_all_uses_with(returned)
     else:
         for user in list(node.users):
-            user.replace_all_uses_with(returned[user.args[1]])
+            position: Any = user.args[1]
+            user.replace_all_uses_with(returned[position])
             graph.erase_node(user)
     graph.erase_node(node)

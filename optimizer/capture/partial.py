@@ -59,9 +59,7 @@ def _recorded(model: torch.nn.Module) -> Iterator[dict[str, Call]]:
         return record
 
     handles = [
-        module.register_forward_pre_hook(hook(path), with_kwargs=True)
-        for path, module in model.named_modules()
-        if path
+        module.register_forward_pre_hook(hook(path), with_kwargs=True) for path, module in model.named_modules() if path
     ]
     try:
         yield calls
@@ -71,7 +69,12 @@ def _recorded(model: torch.nn.Module) -> Iterator[dict[str, Call]]:
 
 
 def _descend(
-    module: torch.nn.Module, path: str, calls: dict[str, Call], smallest: int, parts: list[Part], refused: dict[str, str]
+    module: torch.nn.Module,
+    path: str,
+    calls: dict[str, Call],
+    smallest: int,
+    parts: list[Part],
+    refused: dict[str, str],
 ) -> None:
     for name, child in module.named_children():
         inner = f"{path}.{name}" if path else name

@@ -100,7 +100,8 @@ def _run_twice(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str,
     for a, b in zip(pytree.tree_leaves(first), pytree.tree_leaves(second), strict=False):
         if isinstance(a, torch.Tensor) and not torch.equal(torch.nan_to_num(a), torch.nan_to_num(b)):
             raise UsageError(
-                "the model returns different results on two equal calls", "remove its randomness; a rewrite of it cannot be verified"
+                "the model returns different results on two equal calls",
+                "remove its randomness; a rewrite of it cannot be verified",
             )
     return first
 

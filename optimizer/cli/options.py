@@ -46,7 +46,7 @@ Passes = Annotated[
         "--passes",
         metavar="SPEC",
         autocompletion=_complete_passes,
-        help='Pipeline, as "name,name{option=value}"; see \'tersor passes\'.',
+        help="Pipeline, as \"name,name{option=value}\"; see 'tersor passes'.",
     ),
 ]
 TargetName = Annotated[str, typer.Option("--target", metavar="NAME", help="Device; see 'tersor targets'.")]

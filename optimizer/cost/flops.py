@@ -72,6 +72,8 @@ def flops(node: fx.Node) -> int | None:
 
 
 _NAMESPACES = ("aten", "prims", "quantized_decomposed")
+
+
 def _name(node: fx.Node) -> str:
     target = node.target
     return str(target._overloadpacket.__name__) if isinstance(target, torch._ops.OpOverload) else ""

@@ -108,9 +108,7 @@ def _mean(values: Sequence[float], default: float) -> float:
     return sum(values) / len(values) if values else default
 
 
-def _centres(
-    rows: list[list[str]], above: Mapping[str, list[str]], below: Mapping[str, list[str]]
-) -> dict[str, float]:
+def _centres(rows: list[list[str]], above: Mapping[str, list[str]], below: Mapping[str, list[str]]) -> dict[str, float]:
     """Horizontal centres: each as near to the median of its neighbours as the order in its row allows."""
     centres: dict[str, float] = {}
     for row in rows:
@@ -154,9 +152,7 @@ def _drawing(
 ) -> Layout:
     left = min(centres.values()) - WIDTH / 2 - GAP_X
     right = max(centres.values()) + WIDTH / 2 + GAP_X
-    boxes = {
-        name: (centres[name] - WIDTH / 2 - left, GAP_Y + layers[name] * (HEIGHT + GAP_Y)) for name in names
-    }
+    boxes = {name: (centres[name] - WIDTH / 2 - left, GAP_Y + layers[name] * (HEIGHT + GAP_Y)) for name in names}
     lines = []
     for source, target, chain in chains:
         points = [(boxes[source][0] + WIDTH / 2, boxes[source][1] + HEIGHT)]

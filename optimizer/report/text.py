@@ -93,8 +93,12 @@ def _steps(report: Report) -> list[str]:
 
 
 def _edits(report: Report) -> list[str]:
-    kept = [(f"{step.spec}: {what}", times) for step in report.steps if step.status == "kept"
-            for what, times in done(step.sites)]
+    kept = [
+        (f"{step.spec}: {what}", times)
+        for step in report.steps
+        if step.status == "kept"
+        for what, times in done(step.sites)
+    ]
     return _shortened([f"{times:>4} x {what}" for what, times in sorted(kept, key=lambda item: -item[1])])
 
 

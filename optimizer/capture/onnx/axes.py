@@ -8,12 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from tersor.capture.onnx.examples import axis_key, is_dynamic
-from tersor.capture.onnx.interface import Interface
-from tersor.errors import CaptureError, InputError
 from torch.export import Dim, ExportedProgram
 from torch.export.dynamic_shapes import refine_dynamic_shapes_from_suggested_fixes
 from torch.fx.traceback import preserve_node_meta
+
+from tersor.capture.onnx.examples import axis_key, is_dynamic
+from tersor.capture.onnx.interface import Interface
+from tersor.errors import CaptureError, InputError
 
 _FIX = re.compile(r"^\s*\w+ = ")
 _MULTIPLE = re.compile(r"^\s*(\w+) = \d+\*", re.MULTILINE)

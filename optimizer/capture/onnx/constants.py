@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import onnx
 from onnx import NodeProto, TensorProto, helper
+
 from tersor.capture.onnx.tensors import dense
 from tersor.errors import ModelFileError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import onnx
 import torch
 from onnx import TensorProto
+
 from tersor.capture.onnx.values import Opaque
 
 TORCH_DTYPES: dict[int, torch.dtype] = {

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 
 import onnxruntime
 import torch
+
 from tersor.capture.onnx.dtypes import TORCH_DTYPES
 from tersor.capture.onnx.files import ModelFile, Source, read_model
 from tersor.capture.onnx.graph import Graph, read_graph

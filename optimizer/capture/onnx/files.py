@@ -7,6 +7,7 @@ from pathlib import Path
 
 import onnx
 import onnx_ir
+
 from tersor.errors import ModelFileError
 
 Source = str | Path | onnx.ModelProto | onnx_ir.Model

@@ -10,6 +10,7 @@ from pathlib import Path
 import onnx
 import onnx.inliner
 from onnx import AttributeProto, GraphProto, NodeProto, TensorProto, TypeProto, ValueInfoProto
+
 from tersor.capture.onnx.constants import constant_tensor
 from tersor.capture.onnx.files import ModelFile, opsets
 from tersor.capture.onnx.tensors import check_tensor, dense, is_external, item_count

@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
 import torch
+from torch.export import ExportedProgram
+
+import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
 from tersor.capture.onnx.axes import dynamic_axes, exported_with, fixed_axes
 from tersor.capture.onnx.dtypes import TORCH_DTYPES
 from tersor.capture.onnx.examples import fitting_inputs, reference_outputs
@@ -19,7 +21,6 @@ from tersor.capture.onnx.parity import check_parity
 from tersor.capture.onnx.regions import check_border
 from tersor.capture.onnx.replay import Replay
 from tersor.errors import InputError
-from torch.export import ExportedProgram
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import onnx
 from onnx import TypeProto, ValueInfoProto
+
 from tersor.capture.onnx.dtypes import TORCH_DTYPES, type_name
 from tersor.capture.onnx.files import ModelFile, opsets
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import onnx
 from onnx import AttributeProto
+
 from tersor.capture.onnx.dtypes import TORCH_DTYPES
 from tersor.capture.onnx.regions import Step
 from tersor.capture.onnx.registry import Node

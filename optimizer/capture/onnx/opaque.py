@@ -13,6 +13,7 @@ import onnx
 import onnxruntime
 import torch
 from onnx import FunctionProto, NodeProto, TensorProto, ValueInfoProto
+
 from tersor.capture.onnx.dtypes import LOW_PRECISION, ONNX_DTYPES, TORCH_DTYPES
 from tersor.errors import CaptureError
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+
 from tersor.capture.onnx.graph import Graph
 from tersor.errors import CaptureError
 

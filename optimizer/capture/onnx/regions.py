@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from onnx import NodeProto, TypeProto
+
 from tersor.capture.onnx.dtypes import TORCH_DTYPES
 from tersor.capture.onnx.graph import Graph, bodies, label, used
 from tersor.errors import CaptureError

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 from onnx import TensorProto
+from torch.fx.traceback import annotate
+
 from tersor.capture.onnx import opaque
 from tersor.capture.onnx.dtypes import TORCH_DTYPES
 from tersor.capture.onnx.graph import Graph, label
@@ -20,7 +22,6 @@ from tersor.capture.onnx.registry import Node, find
 from tersor.capture.onnx.tensors import embeddable, read_tensor
 from tersor.capture.onnx.values import Host, Opaque, Value, tensor
 from tersor.errors import CaptureError
-from torch.fx.traceback import annotate
 
 HOST_ITEMS = 64
 """Constants of at most so many items enter the replay as Python numbers."""

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 import torch
 from onnx import TensorProto, numpy_helper
+
 from tersor.capture.onnx.dtypes import LOW_PRECISION, TORCH_DTYPES, is_defined, type_name
 from tersor.errors import ModelFileError
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+
 from tersor.capture.onnx.dtypes import LOW_PRECISION, torch_dtype
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Opaque

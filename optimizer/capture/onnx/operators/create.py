@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from tersor.capture.onnx.dtypes import torch_dtype
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Host, Value, numbers

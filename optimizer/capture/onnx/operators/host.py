@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
+from torch.fx.experimental.symbolic_shapes import statically_known_true
+
 from tersor.capture.onnx.dtypes import LOW_PRECISION, ONNX_DTYPES, torch_dtype
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Host, Opaque
-from torch.fx.experimental.symbolic_shapes import statically_known_true
 
 _SYMBOLS = (torch.SymInt, torch.SymFloat, torch.SymBool)
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+
 from tersor.capture.onnx.operators.create import fill_of
 from tersor.capture.onnx.operators.host import concrete, objects
 from tersor.capture.onnx.registry import Node, operator

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Host, Opaque, Value, numbers, tensor
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+
 from tersor.capture.onnx.registry import Node, operator
 from tersor.capture.onnx.values import Host, Value, host, numbers
 

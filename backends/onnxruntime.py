@@ -1,0 +1,59 @@
+"""ONNX Runtime: the default on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from tersor.backend import Compiled, Finding
+from tersor.backends._deploy import save_onnx_folder
+from tersor.backends._lint import dtype_findings
+from tersor.export import to_onnx_model
+from tersor.export.runtime import Session
+from tersor.interface import Flat
+from tersor.program import Program
+from tersor.target import Target
+
+_SCRIPT = """\
+from pathlib import Path
+import numpy as np, onnxruntime
+session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
+outputs = session.run(None, {inputs})
+print({{value.name: array.shape for value, array in zip(session.get_outputs(), outputs)}})
+"""
+
+
+@dataclass(frozen=True)
+class OnnxRuntime:
+    """Runs the exported model in ONNX Runtime, on its CPU or CUDA provider."""
+
+    name: str = "onnxruntime"
+    description: str = "ONNX Runtime; runs wherever ONNX files do"
+
+    def missing(self) -> str | None:
+        """Always installed: it is a dependency."""
+        return None
+
+    def compile(self, program: Program, target: Target) -> Compiled:
+        """A callable that keeps its own session; raises ExportError or BackendError."""
+        session = Session(to_onnx_model(program), target.threads, target.device)
+
+        def run(*inputs: object) -> Flat:
+            return session.run(inputs)  # type: ignore[arg-type]
+
+        return run
+
+    def save(self, program: Program, folder: Path) -> list[Path]:
+        """Write ``model.onnx`` and ``run.py``, a script that needs onnxruntime and numpy only."""
+        return save_onnx_folder(program, folder, _SCRIPT)
+
+    def lint(self, program: Program, target: Target) -> list[Finding]:
+        """Dtypes without kernels, or with slow ones."""
+        return dtype_findings(
+            program,
+            fatal={"complex64": "has no ONNX form", "complex128": "has no ONNX form"},
+            slow={"bfloat16": "has few CPU kernels", "float16": "is converted to float32 around each operator"},
+        )
+
+
+BACKEND = OnnxRuntime()

@@ -1,0 +1,91 @@
+"""Small edits of an onnx-ir graph that every clean-up step makes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy
+import onnx_ir as ir
+
+Dim = int | str | None
+"""A known size, the expression of a dynamic one, or None where nothing is known."""
+
+
+def dims_of(value: ir.Value | None) -> tuple[Dim, ...] | None:
+    """Shape of a value; None where not even the rank is known."""
+    if value is None or value.shape is None:
+        return None
+    return tuple(
+        dim if isinstance(dim, int) else (None if dim.value is None else str(dim.value)) for dim in value.shape
+    )
+
+
+def same_dims(a: Sequence[Dim] | None, b: Sequence[Dim] | None) -> bool:
+    """Whether two shapes are proved equal."""
+    return a is not None and b is not None and None not in a and tuple(a) == tuple(b)
+
+
+def constant_array(value: ir.Value | None, limit: int = 4096) -> numpy.ndarray | None:
+    """The content of a constant of at most ``limit`` elements."""
+    if value is None or value.const_value is None or value.is_graph_input() or value.const_value.size > limit:
+        return None
+    return value.const_value.numpy()
+
+
+def constant_ints(value: ir.Value | None) -> list[int] | None:
+    """The content of a small integer constant, flat."""
+    array = constant_array(value, 64)
+    if array is None or array.dtype.kind not in "iu":
+        return None
+    return [int(item) for item in array.reshape(-1)]
+
+
+def add_constant(graph: ir.Graph, array: numpy.ndarray, hint: str) -> ir.Value:
+    """A new initializer with a name made from ``hint``."""
+    name, count = hint, 0
+    while name in graph.initializers:
+        count += 1
+        name = f"{hint}_{count}"
+    tensor = ir.tensor(array, name=name)
+    value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
+    graph.register_initializer(value)
+    return value
+
+
+def replace(graph: ir.Graph, node: ir.Node, *values: ir.Value) -> None:
+    """Put ``values`` in the place of the outputs of ``node`` and remove it."""
+    for old, new in zip(node.outputs, values, strict=True):
+        if new.shape is None:
+            new.shape = old.shape
+        if new.type is None:
+            new.type = old.type
+        old.replace_all_uses_with(new, replace_graph_outputs=True)
+    graph.remove(node, safe=True)
+
+
+def set_input(graph: ir.Graph, node: ir.Node, index: int, ints: Sequence[int]) -> None:
+    """Make one input of a node a constant vector of int64."""
+    array = numpy.array(list(ints), dtype=numpy.int64)
+    node.replace_input_with(index, add_constant(graph, array, f"{node.name or node.op_type}_{index}"))
+
+
+def int_attribute(node: ir.Node, name: str, default: int) -> int:
+    """An integer attribute."""
+    attribute = node.attributes.get(name)
+    return default if attribute is None else int(attribute.as_int())
+
+
+def ints_attribute(node: ir.Node, name: str) -> list[int] | None:
+    """An attribute that is a list of integers."""
+    attribute = node.attributes.get(name)
+    return None if attribute is None else [int(item) for item in attribute.as_ints()]
+
+
+def only_use(value: ir.Value | None) -> bool:
+    """Whether exactly one node input reads a value, and the model does not return it."""
+    return value is not None and not value.is_graph_output() and len(value.uses()) == 1
+
+
+def is_op(node: ir.Node | None, *op_types: str) -> bool:
+    """Whether a node is one of these operators of the default domain."""
+    return node is not None and node.domain == "" and node.op_type in op_types

@@ -1,0 +1,42 @@
+"""Element types of the values that a translation made on its way and did not type."""
+
+from __future__ import annotations
+
+import onnx_ir as ir
+
+from tersor.export.edit import int_attribute
+
+_AS_FIRST_NAMES = """
+    Abs Add And Ceil Clip Concat Conv ConvTranspose CumSum Div Exp Expand Floor Gather GatherElements GatherND Gemm
+    Identity InstanceNormalization LayerNormalization Log MatMul Max Min Mod Mul Neg Not Pad Pow Reciprocal ReduceMax
+    ReduceMean ReduceMin ReduceProd ReduceSum Relu Reshape Resize Round ScatterElements ScatterND Sigmoid Slice
+    Softmax Split Sqrt Squeeze Sub Tanh Tile Transpose Trilu Unsqueeze"""
+_AS_FIRST = frozenset(_AS_FIRST_NAMES.split())
+_BOOLEAN = ("Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual")
+
+
+def infer_types(graph: ir.Graph) -> None:
+    """Fill in missing element types in one walk; what is not plain stays unknown."""
+    for node in graph:
+        for value in node.outputs if not node.domain else ():
+            if value.dtype is None:
+                found = _dtype(node)
+                if found is not None:
+                    value.dtype = found
+
+
+def _dtype(node: ir.Node) -> ir.DataType | None:
+    if node.op_type in _AS_FIRST:
+        return _of(node, 0)
+    if node.op_type in _BOOLEAN:
+        return ir.DataType.BOOL
+    if node.op_type in ("Shape", "Size", "ArgMax", "ArgMin", "NonZero"):
+        return ir.DataType.INT64
+    if node.op_type in ("CastLike", "Where"):
+        return _of(node, 1)
+    return ir.DataType(int_attribute(node, "to", 1)) if node.op_type == "Cast" else None
+
+
+def _of(node: ir.Node, index: int) -> ir.DataType | None:
+    value = node.inputs[index] if index < len(node.inputs) else None
+    return None if value is None else value.dtype
