@@ -178,12 +178,13 @@ def main() -> int:
     parser.add_argument("--limit", type=int, default=0)
     parser.add_argument("--every", type=int, default=1, help="only every so many cases")
     parser.add_argument("--only", default="")
+    parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--rows", type=Path, help="write every row as JSON lines")
     options = parser.parse_args()
     todo = [name for name in suite() if options.only in name][:: options.every][: options.limit or None]
     rows = []
-    for number, (name, row) in enumerate(sweep(todo, examine, timeout=TIMEOUT), 1):
+    for number, (name, row) in enumerate(sweep(todo, examine, workers=options.workers, timeout=TIMEOUT), 1):
         rows.append({"runs": True, "case": name, **row})
         if row["status"] in ("wrong", "crash", "refused") and (rows[-1]["runs"] or row["status"] == "crash"):
             print(f"{name}: {row['status']}: {row['why'][:200]}", flush=True)

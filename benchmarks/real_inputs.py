@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def _rows(group: str, folder: Path) -> Iterator[Row]:
         yield _row("EfficientNet-Lite0, ImageNet weights, 20 photographs", lambda: _lite0(folder))
     elif group.startswith("timm:"):
         for exporter in exported.EXPORTERS:
-            yield _row(f"{group}, {exporter}", lambda exporter=exporter: _exported(group, exporter, folder))
+            yield _row(f"{group}, {exporter}", partial(_exported, group, exporter, folder))
     else:
         yield _row(f"{group}, torch.export, opset 20", lambda: _exported_or_module(group, folder))
 
@@ -95,7 +96,7 @@ def _ppocr(folder: Path) -> Iterator[Row]:
     for part in ocr.FILES:
         yield _row(
             f"PP-OCRv4 {part}, two sizes",
-            lambda part=part: _file(ocr.file(part), folder / f"{part}.onnx", ocr.feeds(part)),
+            partial(_file, ocr.file(part), folder / f"{part}.onnx", ocr.feeds(part)),
         )
     yield _row("PP-OCRv4 whole pipeline, 24 lines on 3 pages", lambda: _pipeline(folder))
 

@@ -20,6 +20,7 @@ from tersor.export.interface import restore_interface
 from tersor.export.placeholders import prepared
 from tersor.export.reexport import first_line, reexport
 from tersor.export.translations import translation_table
+from tersor.export.translator import remembered_table
 from tersor.export.verbatim import restore_verbatim
 from tersor.program import Program
 
@@ -72,7 +73,7 @@ def _checked_opset(opset: int) -> int:
 
 def _translate(exported: ExportedProgram, opset: int, table: dict[Callable[..., Any], Callable[..., Any]]) -> ir.Model:
     try:
-        with _quiet(), torch.no_grad():
+        with _quiet(), torch.no_grad(), remembered_table():
             made = torch.onnx.export(
                 exported,
                 dynamo=True,

@@ -1,0 +1,38 @@
+"""Every pass on every zoo model, from PyTorch and from ONNX: kept or unchanged, and nothing left on a second run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tersor.capture import load
+from tersor.export import save_onnx
+from tersor.models_zoo.catalog import names
+from tersor.passes import EXACT
+from tersor.pipeline import Reference, run
+from tersor.program import Program
+from tersor.spec import parse
+
+QUICK = {"zoo:digits-cnn", "zoo:digits-vit"}
+MODELS = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in names("zoo")]
+
+
+def check(program: Program) -> None:
+    reference = Reference.of(program)
+    outcome = run(program, parse(EXACT), reference)
+    assert [(step.spec, step.reason) for step in outcome.steps if step.status == "dropped"] == []
+    again = run(outcome.program, parse(EXACT), reference)
+    assert [(step.spec, step.sites) for step in again.steps if step.status != "unchanged"] == []
+    operators = [sum(node.op == "call_function" for node in p.nodes) for p in (program, outcome.program)]
+    assert operators[1] <= operators[0]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_from_pytorch(name: str) -> None:
+    check(load(name))
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in names("zoo")])
+def test_from_onnx(name: str, tmp_path: Path) -> None:
+    check(load(save_onnx(load(name), tmp_path / "model.onnx")))
