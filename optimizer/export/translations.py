@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from tersor.export.attention import attention, attention_node
+from tersor.export.gather import index
 from tersor.export.norms import batch_norm, group_norm, rms_norm
 from tersor.export.placeholders import opaque_translation, reshape_operator
 from tersor.export.record import Value, ints, op, recorded, scalar, vector
@@ -169,6 +170,7 @@ def scatter_reduce(data: Value, dim: int, index: Value, source: Value, reduce: s
 _TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     reshape_operator: reshape,
     aten.unbind.int: unbind,
+    aten.index.Tensor: index,
     aten.split.Tensor: split,
     aten.split_with_sizes.default: split_with_sizes,
     aten.conv1d.default: convolution,

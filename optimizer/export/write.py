@@ -21,9 +21,6 @@ PROTOBUF_LIMIT = 2**31 - 2**20
 _STREAMED = 4096
 """Initializers of at least so many bytes are written piece by piece; smaller ones with the graph."""
 
-_FULL_CHECK = 2**28
-"""Files below so many bytes go through shape inference as well; it holds a second copy of the model."""
-
 _ALIGNMENT = 4096
 """External tensors start at multiples of this, so that runtimes can map them."""
 
@@ -45,6 +42,7 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
         OutputError: the path cannot be written.
     """
     check_destination(path)
+    check_model(model)
     data = path.with_name(f"{path.name}.data")
     with _temporary(path) as folder:
         made, made_data = folder / path.name, folder / data.name
@@ -53,17 +51,25 @@ def write_model(model: ir.Model, path: Path, external_data: bool | None = None) 
         else:
             with made.open("wb") as file:
                 write_stream(model, file)
-        check_model(made)
         moved = [(made_data, data), (made, path)] if made_data.exists() else [(made, path)]
         for source, destination in moved:
             source.replace(destination)
     return [path, data] if len(moved) == 2 else [path]
 
 
-def check_model(path: Path) -> None:
-    """Run onnx.checker, with shape inference where the file is small; raises ExportError."""
+def check_model(model: ir.Model) -> None:
+    """Run onnx.checker with shape inference; raises ExportError.
+
+    Large weights are shown to it as inputs of their type and shape: it has nothing to say of their values, and would
+    hold two more copies of them.
+    """
+    large = _large(model)
+    proto = _without(model, large)
+    for value, tensor in large:
+        shape = [int(size) for size in tensor.shape]  # type: ignore[arg-type]
+        proto.graph.input.append(onnx.helper.make_tensor_value_info(str(value.name), int(tensor.dtype), shape))
     try:
-        onnx.checker.check_model(str(path), full_check=path.stat().st_size < _FULL_CHECK)
+        onnx.checker.check_model(proto, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
             f"the exported model is not valid ONNX: {' '.join(str(error).split())[:400]}",

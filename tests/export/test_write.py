@@ -49,7 +49,12 @@ def test_large_models_get_a_second_file_unasked(model, tmp_path, monkeypatch):
 def test_an_earlier_file_survives_a_failure(model, tmp_path, monkeypatch):
     path = tmp_path / "model.onnx"
     path.write_text("earlier")
-    monkeypatch.setattr(writing, "check_model", lambda made: (_ for _ in ()).throw(KeyboardInterrupt))
+
+    def interrupted(made, file):
+        file.write(b"half a model")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(writing, "write_stream", interrupted)
     with pytest.raises(KeyboardInterrupt):
         write_model(model, path)
     assert path.read_text() == "earlier"
