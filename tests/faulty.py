@@ -24,8 +24,10 @@ class Victim(nn.Module):
         torch.manual_seed(0)
         self.conv = nn.Conv1d(8, 8, 3, padding=1)
         self.bn = nn.BatchNorm1d(8)
-        self.bn.running_mean.normal_()  # type: ignore[union-attr, operator]
-        self.bn.running_var.uniform_(0.5, 2)  # type: ignore[union-attr, operator]
+        mean, variance = self.bn.running_mean, self.bn.running_var
+        assert isinstance(mean, torch.Tensor) and isinstance(variance, torch.Tensor)
+        mean.normal_()
+        variance.uniform_(0.5, 2)
         self.first = nn.LayerNorm(8)
         self.norm = nn.LayerNorm(8)
         self.qkv = nn.Linear(8, 24)
@@ -215,7 +217,11 @@ FAULTS = [
     Fault("transposed weight", "aten.linear.default", weight(1, lambda w: w.flip(0).contiguous())),
     Fault("convolution kernel mirrored", "aten.conv1d.default", weight(1, lambda w: w.flip(2).contiguous())),
     Fault("convolution dilated with the same shape", "aten.conv1d.default", lambda p, n: dilate(n)),
-    Fault("batch norm variance not rooted", "aten._native_batch_norm_legit_no_training.default", weight(4, lambda v: v * v)),
+    Fault(
+        "batch norm variance not rooted",
+        "aten._native_batch_norm_legit_no_training.default",
+        weight(4, lambda v: v * v),
+    ),
     Fault("relu lost", "aten.relu.default", bypass),
     Fault("gelu by its tanh form", "aten.gelu.default", lambda p, n: n.update_kwarg("approximate", "tanh")),
     Fault("padding not counted by the pool", "aten.avg_pool1d.default", argument(5, False)),

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -160,7 +161,7 @@ def test_nothing_to_capture_is_an_error() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return x if x.sum() > 0 else -x
 
-    with pytest.raises(CaptureError, match="torch.export cannot capture"):
+    with pytest.raises(CaptureError, match="cannot capture"):
         tersor.optimize(Hopeless().eval(), (torch.randn(3),), progress=False)
 
 
@@ -180,7 +181,7 @@ def test_a_file_with_sequences_is_kept_as_it_is(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("options", [{"budget": 0.01}, {"latency": 5.0}, {"metric": len}, {"recover": True}])
-def test_options_of_lossy_passes_are_refused_until_there_are_some(options: dict[str, object]) -> None:
+def test_options_of_lossy_passes_are_refused_until_there_are_some(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match="only exact ones"):
         tersor.optimize(Net().eval(), (torch.randn(1, 3, 8, 8),), progress=False, **options)
 

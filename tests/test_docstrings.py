@@ -15,7 +15,7 @@ SKIPPED = ("tersor.__main__",)
 
 def modules() -> list[str]:
     packages = ["tersor", "tersor.passes", "tersor.backends", "tersor.kernels", "tersor.models_zoo"]
-    found = set()
+    found: set[str] = set()
     for name in packages:
         package = importlib.import_module(name)
         found.update(module.name for module in pkgutil.walk_packages(package.__path__, f"{name}."))

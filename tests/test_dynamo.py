@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -37,8 +39,8 @@ def _fresh():
     torch._dynamo.reset()
 
 
-def compiled(model: nn.Module, **options: object) -> nn.Module:
-    return torch.compile(model, backend="tersor", options=options or None)  # type: ignore[return-value]
+def compiled(model: nn.Module, **options: Any) -> Callable[..., Any]:
+    return torch.compile(model, backend="tersor", options=options or None)
 
 
 @pytest.mark.parametrize("kind", [Net, Broken])

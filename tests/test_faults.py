@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 import torch
 
@@ -56,10 +58,10 @@ def test_a_right_rewrite_is_kept(program: Program, reference: Reference) -> None
 
 def test_bisect_finds_the_one_wrong_site_of_many(program: Program) -> None:
     class WrongAtGelu:
-        exact = True
+        exact: ClassVar[bool] = True
 
-        def __call__(self, edited: Program, context: Context) -> None:
-            for node in list(edited.graph.nodes):
+        def __call__(self, program: Program, context: Context) -> None:
+            for node in list(program.graph.nodes):
                 if node.op == "call_function" and context.take(node, "renamed") and "gelu" in node.name:
                     node.replace_all_uses_with(node.args[0])
 

@@ -39,7 +39,9 @@ def test_passes_and_kernels_know_only_the_core(package: str) -> None:
 
 def test_backends_do_not_know_passes() -> None:
     for path in folder("tersor.backends").glob("*.py"):
-        assert not any(name.startswith(("tersor.passes", "tersor.api", "tersor.cli")) for name in imports(path)), path.name
+        assert not any(name.startswith(("tersor.passes", "tersor.api", "tersor.cli")) for name in imports(path)), (
+            path.name
+        )
 
 
 def test_only_the_api_the_command_line_and_dynamo_load_passes_and_backends() -> None:

@@ -31,7 +31,7 @@ def remembered_table() -> Iterator[None]:
         made.functions = {name: list(found) for name, found in _TABLES[key].functions.items()}
         return made
 
-    registry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[assignment]
+    registry.from_torchlib = staticmethod(from_torchlib)  # type: ignore[method-assign]
     try:
         yield
     finally:

@@ -25,7 +25,7 @@ def model_file(tmp_path):
 
     def write(name, *, offset=1.0, operator="Add", outputs=("y",)):
         path = tmp_path / name
-        shape = ["batch", 4]
+        shape: list[str | int] = ["batch", 4]
         nodes = [helper.make_node(operator, ["x", "c"], ["h"])]
         nodes += [helper.make_node("Relu", ["h"], [y]) for y in outputs]
         graph = helper.make_graph(

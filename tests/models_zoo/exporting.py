@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from tersor.models_zoo import ZooEntry
 from torch.utils import _pytree as pytree
+
+from tersor.models_zoo import ZooEntry
 
 
 def tensors(value: Any) -> list[torch.Tensor]:
@@ -24,7 +25,7 @@ def exported(entry: ZooEntry) -> torch.nn.Module:
 def resized(entry: ZooEntry, batch: int, length: int) -> tuple[Any, ...] | dict[str, Any]:
     """The inputs with ``batch`` rows and, where dimension 1 is dynamic, ``length`` of it."""
     items = entry.inputs.items() if isinstance(entry.inputs, dict) else enumerate(entry.inputs)
-    changed = {}
+    changed: dict[Any, torch.Tensor] = {}
     for key, value in items:
         value = torch.cat([value] * (batch // len(value) + 1))[:batch]
         changed[key] = value[:, :length] if 1 in entry.dynamic[key] else value

@@ -2,12 +2,14 @@ import dataclasses
 import importlib.util
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
+
 from tersor.errors import UsageError
 from tersor.models_zoo import load, names
-from torch import nn
 
 
 def test_names_are_unique_and_load_by_prefix():
@@ -51,7 +53,7 @@ def test_missing_package_is_named(name, monkeypatch):
 
 
 def test_entry_is_frozen_and_calls_any_callable():
-    entry = load("zoo:digits-cnn")
+    entry: Any = load("zoo:digits-cnn")
     with pytest.raises(dataclasses.FrozenInstanceError):
         entry.name = "other"
     assert entry.call(nn.Identity()) is entry.inputs[0]

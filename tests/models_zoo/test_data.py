@@ -2,6 +2,7 @@ import hashlib
 
 import pytest
 import torch
+
 from tersor.errors import UsageError
 from tersor.models_zoo import data
 

@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from tersor.models_zoo import load
 from tersor.models_zoo.data import load as load_data
 from tersor.models_zoo.evaluate import Accuracy, Calibration
@@ -24,6 +25,7 @@ def test_accuracy_counts_each_example_once(batch):
 
 def test_accuracy_of_a_fixed_batch():
     entry = load("zoo:text-encoder")
+    assert isinstance(entry.evaluator, Accuracy)
     fixed = dataclasses.replace(entry.evaluator, batch=2)
 
     def strict(tokens, mask):
@@ -35,6 +37,7 @@ def test_accuracy_of_a_fixed_batch():
 
 def test_calibration_is_training_data_in_the_form_of_the_inputs():
     entry = load("zoo:text-encoder")
+    assert isinstance(entry.calibration, Calibration)
     batches = list(entry.calibration)
     assert len(batches) == len(entry.calibration) == 8
     assert [part.shape for part in batches[0]] == [(32, 48), (32, 48)]

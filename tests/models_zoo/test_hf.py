@@ -2,8 +2,8 @@ import importlib.util
 
 import pytest
 import torch
-from tersor.models_zoo import load, names
 
+from tersor.models_zoo import load, names
 from tests.models_zoo.exporting import assert_follows, tensors
 
 pytestmark = [
@@ -13,7 +13,7 @@ pytestmark = [
 ]
 
 
-@pytest.mark.parametrize("name", ["hf:bert", "hf:llama", "hf:vit"])
+@pytest.mark.parametrize("name", ["hf:bert", "hf:llama"])
 def test_runs_and_exports(name):
     assert_follows(load(name))
 
@@ -32,6 +32,7 @@ def test_every_configuration_runs_and_exports(name):
 
 def test_attention_implementation_is_chosen():
     inputs = load("hf:llama").inputs
+    assert isinstance(inputs, dict)
     found = {}
     for attention in ("sdpa", "eager"):
         model = load("hf:llama", attention=attention).model

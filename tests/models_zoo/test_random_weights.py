@@ -1,9 +1,10 @@
 import torch
-from tersor.models_zoo.random_weights import enliven
 from torch import nn
 
+from tersor.models_zoo.random_weights import enliven
 
-def model() -> nn.Module:
+
+def model():
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval()

@@ -2,8 +2,8 @@ import importlib.util
 
 import pytest
 import torch
-from tersor.models_zoo import load, names
 
+from tersor.models_zoo import load, names
 from tests.models_zoo.exporting import assert_follows
 
 pytestmark = [
@@ -21,6 +21,7 @@ def test_lists_architectures():
 
 def test_loads_runs_and_exports():
     entry = load("timm:test_efficientnet")
+    assert isinstance(entry.inputs, tuple)
     assert entry.inputs[0].shape[:2] == (2, 3)
     assert_follows(entry)
 

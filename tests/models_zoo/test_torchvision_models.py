@@ -2,8 +2,8 @@ import importlib.util
 
 import pytest
 import torch
-from tersor.models_zoo import load, names
 
+from tersor.models_zoo import load, names
 from tests.models_zoo.exporting import assert_follows
 
 pytestmark = [

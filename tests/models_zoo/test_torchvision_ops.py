@@ -2,6 +2,7 @@ import importlib.util
 
 import pytest
 import torch
+
 from tersor.models_zoo import torchvision_ops
 
 

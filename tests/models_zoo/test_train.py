@@ -2,6 +2,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from tersor.errors import UsageError
 from tersor.models_zoo import own, train
 

@@ -62,7 +62,7 @@ def test_every_name_is_a_pass() -> None:
         ("zoo:digits-vit", {"linear": 17, "layer_norm": 9, "gelu": 4}),
         ("zoo:convnext", {"layer_norm": 7, "sub": 0, "mul": 0}),
         ("zoo:decoder", {"rms_norm": 5, "linear": 9, "rsqrt": 0}),
-        ("zoo:text-encoder", {"gelu": 3, "erf": 0, "split_with_sizes": 3}),
+        pytest.param("zoo:text-encoder", {"gelu": 3, "erf": 0, "split_with_sizes": 3}, marks=pytest.mark.slow),
         ("zoo:unet", {"silu": 10}),
     ],
 )
@@ -71,7 +71,7 @@ def test_zoo(name: str, wanted: dict[str, int]) -> None:
     assert {operator: found[operator] for operator in wanted} == wanted
 
 
-@pytest.mark.parametrize("name", ["timm:test_vit", "timm:test_byobnet"])
+@pytest.mark.parametrize("name", [pytest.param("timm:test_vit", marks=pytest.mark.slow), "timm:test_byobnet"])
 def test_timm(name: str) -> None:
     if find_spec("timm") is None:
         pytest.skip("timm is not installed")

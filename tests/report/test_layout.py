@@ -10,7 +10,7 @@ from tests.report.samples import large
 
 
 def overlaps(boxes):
-    rows = {}
+    rows: dict[float, list[float]] = {}
     for x, y in boxes.values():
         rows.setdefault(y, []).append(x)
     return [(a, b) for row in rows.values() for a, b in pairwise(sorted(row)) if b - a < WIDTH]

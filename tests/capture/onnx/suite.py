@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
-import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
 import torch
 from onnx import numpy_helper
+
+import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
 from tersor.capture.onnx.dtypes import LOW_PRECISION, ONNX_DTYPES, TORCH_DTYPES
 from tersor.capture.onnx.files import ModelFile, read_model
 from tersor.capture.onnx.graph import read_graph

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 from onnx import TensorProto, helper
+
 from tersor.capture.onnx.examples import example_inputs
 from tersor.errors import InputError
-
 from tests.capture.onnx.build import model, run, value
 
 

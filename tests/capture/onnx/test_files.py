@@ -11,12 +11,12 @@ import onnx_ir
 import pytest
 import torch
 from onnx import helper
+
 from tersor.capture.onnx.files import read_model
 from tersor.capture.onnx.graph import read_graph
 from tersor.capture.onnx.importer import import_onnx
 from tersor.capture.onnx.tensors import read_tensor
 from tersor.errors import ModelFileError
-
 from tests.capture.onnx.build import model, value
 
 

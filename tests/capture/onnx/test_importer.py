@@ -11,10 +11,10 @@ import onnxruntime
 import pytest
 import torch
 from onnx import TensorProto, helper
-from tersor.capture.onnx.importer import Imported, import_onnx
-from tersor.errors import InputError
 from torch.export import Dim
 
+from tersor.capture.onnx.importer import Imported, import_onnx
+from tersor.errors import InputError
 from tests.capture.onnx.build import model, run, value
 
 
@@ -32,8 +32,9 @@ def user_shape(imported: Imported) -> list[str]:
 @pytest.mark.parametrize(
     ("name", "shapes"),
     [
-        ("ch_PP-OCRv4_det_infer.onnx", [(1, 3, 96, 64), (3, 3, 160, 128)]),
-        ("ch_PP-OCRv4_rec_infer.onnx", [(1, 3, 48, 320), (6, 3, 48, 100)]),
+        # The larger two again in tests/real, recognition by default.
+        pytest.param("ch_PP-OCRv4_det_infer.onnx", [(1, 3, 96, 64), (3, 3, 160, 128)], marks=pytest.mark.slow),
+        pytest.param("ch_PP-OCRv4_rec_infer.onnx", [(1, 3, 48, 320), (6, 3, 48, 100)], marks=pytest.mark.slow),
         ("ch_ppocr_mobile_v2.0_cls_infer.onnx", [(1, 3, 48, 192), (6, 3, 48, 100)]),
     ],
 )
@@ -101,7 +102,7 @@ def test_shape_arithmetic_stays_symbolic() -> None:
         helper.make_node("Reshape", ["x", "target"], ["y"]),
     ]
     constants = {
-        "zero": np.int64(0), "one": np.int64(1), "axis": np.array([0]), "rest": np.array([2, -1]),
+        "zero": np.array(0), "one": np.array(1), "axis": np.array([0]), "rest": np.array([2, -1]),
     }  # fmt: skip
     proto = model(nodes, [value("x", ["n", "t", 6])], [value("y", None)], constants)
     imported = import_onnx(proto)

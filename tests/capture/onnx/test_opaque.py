@@ -7,11 +7,11 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper
+from torch.export import Dim
+
 from tersor.capture.onnx.importer import Imported, import_onnx
 from tersor.capture.onnx.opaque import opaque_node
 from tersor.errors import CaptureError
-from torch.export import Dim
-
 from tests.capture.onnx.build import model, run, value
 
 
@@ -68,7 +68,7 @@ def test_if_passes_captured_values_and_keeps_its_bodies() -> None:
         helper.make_node("If", ["c"], ["i"], name="branch", then_branch=then, else_branch=other),
         helper.make_node("Mul", ["i", "i"], ["y"]),
     ]
-    constants = {"big": np.ones(100, np.float32), "limit": np.float32(1)}
+    constants = {"big": np.ones(100, np.float32), "limit": np.array(1, np.float32)}
     proto = model(nodes, [value("x", ["n", 100])], [value("y", ["n", 100])], constants)
     imported = check(proto, {"x": torch.zeros(3, 100)}, {"x": torch.full((4, 100), 5.0)})
     (node,) = imported.opaque.values()
@@ -92,7 +92,7 @@ def test_loop_with_an_output_of_unknown_length() -> None:
         helper.make_node("Neg", ["all"], ["y"]),
     ]
     inputs = [value("trips", [], TensorProto.INT64), value("start", [])]
-    proto = model(nodes, inputs, [value("end", []), value("y", ["k"])], {"one": np.float32(1)})
+    proto = model(nodes, inputs, [value("end", []), value("y", ["k"])], {"one": np.array(1, np.float32)})
     imported = check(proto, {"trips": torch.tensor(7), "start": torch.tensor(0.5)})
     assert shapes(imported)[1][0].startswith("u")
 
@@ -118,7 +118,7 @@ def test_sequences_become_one_region() -> None:
         helper.make_node("SequenceInsert", ["s", "f"], ["t"]),
         helper.make_node("ConcatFromSequence", ["t"], ["y"], axis=0),
     ]
-    proto = model(nodes, [value("x", ["n", 4])], [value("y", ["k", 4])], {"one": np.int64(1)})
+    proto = model(nodes, [value("x", ["n", 4])], [value("y", ["k", 4])], {"one": np.array(1)})
     imported = check(proto, {"x": torch.randn(7, 4)})
     (region,) = imported.opaque.values()
     assert [node.op_type for node in region.nodes] == [node.op_type for node in nodes[1:]]

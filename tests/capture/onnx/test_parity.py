@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 from onnx import helper
+
 from tersor.capture.onnx import registry
 from tersor.capture.onnx.importer import import_onnx
 from tersor.errors import CaptureError
-
 from tests.capture.onnx.build import model, value
 
 

@@ -7,16 +7,16 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import pytest
-import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
+from torch.export import Dim
+
+import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
 from tersor.capture.onnx.importer import import_onnx
 from tersor.capture.onnx.registry import Node, find
 from tersor.capture.onnx.values import Host, Opaque, host, tensor
-from torch.export import Dim
-
 from tests.capture.onnx.build import model, run, value
 
 VERSION = 18
@@ -113,7 +113,7 @@ def test_symbolic_sizes_pass_through_without_becoming_fixed() -> None:
     order = [*nodes[:-2], nodes[-1], nodes[-2]]
     constants = {
         "minus": np.array([-1, -1]), "ones": np.array([1, 1]), "one": np.array([1]), "two": np.array([2]),
-        "zero": np.array([0]), "factor": np.array([1.5], np.float32), "begin": np.int64(0), "step": np.int64(1),
+        "zero": np.array([0]), "factor": np.array([1.5], np.float32), "begin": np.array(0), "step": np.array(1),
     }  # fmt: skip
     outputs = [value("y", None), value("z", None, TensorProto.INT64)]
     proto = model(order, [value("x", ["n", "t"])], outputs, constants)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tersor.capture.onnx.registry import find
 
+from tersor.capture.onnx.registry import find
 from tests.capture.onnx import suite
 
 FAMILIES = {"shape", "layout", "indexing", "create", "convert"}

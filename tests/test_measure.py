@@ -1,0 +1,59 @@
+"""Interleaved timing, and the choice of the fastest backend."""
+
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from tersor.capture.torch import capture_module
+from tersor.measure import auto, interleaved
+from tersor.target import Target
+
+
+def test_slower_is_slower():
+    timings = interleaved({"slow": lambda: time.sleep(0.01), "fast": lambda: time.sleep(0.001)}, seconds=0.1)
+    slow, fast = timings
+    assert (slow.name, fast.name) == ("slow", "fast")
+    assert slow.median_ms > 3 * fast.median_ms
+    assert slow.low_ms <= slow.median_ms <= slow.high_ms
+    assert slow.runs == fast.runs >= 5
+
+
+def test_each_round_has_every_contestant_in_an_order_that_the_seed_fixes():
+    def orders(seed: int) -> list[str]:
+        seen: list[str] = []
+        calls = {name: (lambda name=name: seen.append(name)) for name in "abc"}
+        interleaved(calls, seconds=0, minimum_runs=6, seed=seed)
+        return seen[6:]
+
+    first = orders(0)
+    assert first == orders(0)
+    assert first != orders(1)
+    rounds = [first[start : start + 3] for start in range(0, len(first), 3)]
+    assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
+    assert len({tuple(names) for names in rounds}) > 1
+
+
+def test_nothing_to_time():
+    assert interleaved({}, seconds=0) == []
+
+
+def test_auto_takes_the_fastest_and_says_why_others_do_not_run(monkeypatch):
+    from tersor.backends.openvino import OpenVino
+
+    monkeypatch.setattr("tersor.measure.backend_names", lambda: ["eager", "onnxruntime", "openvino"])
+    monkeypatch.setattr(OpenVino, "missing", lambda self: "not here")
+    program = capture_module(nn.Linear(8, 8).eval(), (torch.randn(2, 8),))
+    backend, compiled, timings, reasons = auto(program, Target("cpu", "cpu", 1), program.inputs, 0.2)
+    assert backend.name == min(timings, key=lambda timing: timing.median_ms).name
+    assert {timing.name for timing in timings} == {"eager", "onnxruntime"}
+    assert reasons == {"openvino": "not here"}
+    torch.testing.assert_close(compiled(*program.inputs)[0], program.run(program.inputs)[0])
+
+
+@pytest.mark.parametrize("seconds", [0.05])
+def test_time_is_kept(seconds):
+    start = time.perf_counter()
+    interleaved({"only": lambda: time.sleep(0.001)}, seconds=seconds)
+    assert time.perf_counter() - start < 20 * seconds
