@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
-from tersor.errors import UsageError
 from torch import nn
+
+from tersor.errors import UsageError
 
 # The module behind each prefix has ``names()`` and ``fields(name, seed, ...)``, and imports its package lazily.
 SOURCES = {"zoo": "own", "hf": "hf", "timm": "timm_models", "torchvision": "torchvision_models"}

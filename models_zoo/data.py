@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from tersor.errors import UsageError
 from tersor.models_zoo.package import optional
-from torch import Tensor
 
 CATEGORIES = ("Lu", "Ll", "Lo", "M", "N", "P", "Sm", "So")
 NAME_BYTES = 48

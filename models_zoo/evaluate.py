@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from tersor.models_zoo import data
 from torch import Tensor
+
+from tersor.models_zoo import data
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,12 @@ import inspect
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from tersor.models_zoo import torchvision_ops
 from tersor.models_zoo.hf_table import TABLE, Architecture
 from tersor.models_zoo.package import optional
 from tersor.models_zoo.random_weights import enliven
-from torch import Tensor
 
 Inputs = dict[str, Tensor]
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
+
 from tersor.models_zoo.evaluate import Accuracy, Calibration
 from tersor.models_zoo.random_weights import enliven
-from torch import nn
 
 # The data set of a trained model, "" for one at random weights.
 DATA = {

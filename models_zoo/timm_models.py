@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+
 from tersor.models_zoo import torchvision_ops
 from tersor.models_zoo.package import optional
 from tersor.models_zoo.random_weights import enliven

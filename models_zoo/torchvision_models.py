@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
+
 from tersor.models_zoo import torchvision_ops
 from tersor.models_zoo.package import optional
 from tersor.models_zoo.random_weights import enliven
-from torch import Tensor
 
 DETECTION = ("rcnn", "fcos", "retinanet", "ssd")
 VIDEO = ("mc3_", "r2plus1d", "r3d", "s3d", "mvit_", "swin3d")

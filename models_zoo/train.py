@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
 from tersor.errors import UsageError
 from tersor.models_zoo import data, own
 from tersor.models_zoo.evaluate import Accuracy
-from torch import Tensor, nn
-from torch.nn import functional as F
 
 
 @dataclass(frozen=True)

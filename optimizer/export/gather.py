@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 from onnxscript.function_libs.torch_lib.ops.core import aten_index
 
-from tersor.export.edit import constant_array, int_attribute, is_op
+from tersor.export.edit import int_attribute, is_op
 from tersor.export.record import Value, op
 
 
@@ -33,8 +33,8 @@ def _table_of(columns: Sequence[Value]) -> Value | None:
         node = column.producer()
         if node is None or not is_op(node, "Gather") or (table is not None and node.inputs[0] is not table):
             return None
-        table, chosen = node.inputs[0], constant_array(node.inputs[1])
-        if chosen is None or chosen.ndim or int(chosen) != number or table is None or table.shape is None:
+        table, chosen = node.inputs[0], ir.convenience.get_const_tensor(node.inputs[1])
+        if chosen is None or chosen.shape != () or int(chosen.numpy()) != number or table.shape is None:
             return None
         if int_attribute(node, "axis", 0) not in (-1, len(table.shape) - 1) or table.shape[-1] != len(columns):
             return None

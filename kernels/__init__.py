@@ -1,0 +1,1 @@
+"""Kernels, one per file: a custom operator, its CPU reference and its Triton kernel. None yet."""
