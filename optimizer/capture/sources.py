@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tersor.errors import InputError, UsageError
+from tersor.errors import CaptureError, InputError, UsageError
 from tersor.program import Program
 
 ZOO_PREFIXES = ("zoo:", "timm:", "torchvision:", "hf:")
@@ -85,6 +85,7 @@ def load_onnx(source: Any, inputs: Any = None, sizes: Mapping[str, int] | None =
         input_names=imported.input_names,
         output_names=imported.output_names,
     )
+    _refuse_fixed_by_example(program, imported)
     program.opaque = dict(imported.opaque)
     program.notes = list(imported.notes)
     ports = (*imported.interface.inputs, *imported.interface.outputs)
@@ -94,6 +95,18 @@ def load_onnx(source: Any, inputs: Any = None, sizes: Mapping[str, int] | None =
     metadata = _metadata(imported.interface)
     program.interface = replace(program.interface, axis_names=axis_names, metadata=metadata)
     return program
+
+
+def _refuse_fixed_by_example(program: Program, imported: Any) -> None:
+    """torch fixes an axis whose example size is 0 or 1; the file's axis is dynamic, and must stay so."""
+    for port, sizes in zip(imported.interface.inputs, program.sizes, strict=True):
+        for axis, (wanted, size) in enumerate(zip(port.shape or (), sizes, strict=False)):
+            if not isinstance(wanted, int) and isinstance(size, int) and size < 2:
+                raise CaptureError(
+                    f"axis {axis} of input {port.name!r} is dynamic, and has size {size} in the example, where torch "
+                    "fixes it",
+                    "give example inputs with a size of at least 2",
+                )
 
 
 def _metadata(interface: Any) -> dict[str, Any]:
