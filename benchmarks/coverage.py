@@ -158,13 +158,15 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--rows", type=Path, default=Path("out/coverage.jsonl"))
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="run nothing, only print the table of the rows there are")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     todo = [name for family in options.family or FAMILIES for name in models(family) if options.only in name]
     options.rows.parent.mkdir(parents=True, exist_ok=True)
     known = _read(options.rows)
     with options.rows.open("a", encoding="utf-8") as file:
-        for name, row in sweep([n for n in todo if n not in known], examine, workers=options.workers, timeout=TIMEOUT):
+        missing = [] if options.table else [n for n in todo if n not in known]
+        for name, row in sweep(missing, examine, workers=options.workers, timeout=TIMEOUT):
             file.write(json.dumps({"model": name, **row}) + "\n")
             file.flush()
             print(f"{name}: {row['status']} {row.get('nodes', '')} of {row.get('reference_nodes', '')} "

@@ -62,7 +62,8 @@ class _Seat:
         except queue.Empty:
             if elapsed < timeout and self.process.is_alive():
                 return None
-            row = {"status": "crash", "why": "took too long" if self.process.is_alive() else "the process died"}
+            died = f"the process died with exit code {self.process.exitcode}"
+            row = {"status": "crash", "why": "took too long" if self.process.is_alive() else died}
             self.close()
             self._start()
         case, self.case = self.case, None

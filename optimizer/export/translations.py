@@ -13,6 +13,7 @@ import onnx_ir as ir
 import torch
 
 from tersor.export.attention import attention, attention_node
+from tersor.export.division import divide, floor_divide
 from tersor.export.gather import index
 from tersor.export.norms import batch_norm, group_norm, rms_norm
 from tersor.export.placeholders import opaque_translation, reshape_operator
@@ -171,6 +172,10 @@ _TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     reshape_operator: reshape,
     aten.unbind.int: unbind,
     aten.index.Tensor: index,
+    aten.div.Tensor_mode: divide,
+    aten.div.Scalar_mode: divide,
+    aten.floor_divide.default: floor_divide,
+    aten.floor_divide.Scalar: floor_divide,
     aten.split.Tensor: split,
     aten.split_with_sizes.default: split_with_sizes,
     aten.conv1d.default: convolution,

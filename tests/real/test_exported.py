@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import tersor
 from tersor.models_zoo import ZooEntry, load
 from tests.real import command, compare, exported
 from tests.real.packages import needs
@@ -31,8 +32,20 @@ def test_timm(name: str, exporter: str, tmp_path: Path) -> None:
 
 
 @needs("transformers")
-@pytest.mark.parametrize("name", exported.HF)
+@pytest.mark.parametrize("name", [name for name in exported.HF if name not in exported.NOT_EXPORTABLE])
 def test_transformers(name: str, tmp_path: Path) -> None:
     entry = load(f"hf:{name}")
     source = exported.write(entry, tmp_path / "theirs.onnx")
     assert_same(entry, source, tmp_path / "ours.onnx")
+
+
+@needs("transformers")
+@pytest.mark.parametrize("name", exported.NOT_EXPORTABLE)
+def test_what_torch_cannot_write(name: str, tmp_path: Path) -> None:
+    entry = load(f"hf:{name}")
+    fast = tersor.optimize(
+        entry.model, entry.inputs, dynamic=entry.dynamic, backend="onnxruntime", progress=False, seconds=0.0
+    )
+    source = fast.to_onnx(tmp_path / "ours.onnx")
+    assert exported.against_eager(entry, source, exported.feeds(entry, source)) < compare.TOLERANCE
+    assert_same(entry, source, tmp_path / "again.onnx")
