@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
-from collections.abc import Mapping, Sequence
+import io
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -115,7 +117,7 @@ def _register_dataclasses(*trees: Any) -> None:
 
 def _export(model: torch.nn.Module, args: Any, kwargs: Any, dynamic: Any) -> ExportedProgram:
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _without_graph_dumps():
             return torch.export.export(model, tuple(args), dict(kwargs), dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         raise CaptureError(
@@ -124,9 +126,17 @@ def _export(model: torch.nn.Module, args: Any, kwargs: Any, dynamic: Any) -> Exp
         ) from error
 
 
+@contextlib.contextmanager
+def _without_graph_dumps() -> Iterator[None]:
+    """torch.export prints the whole graph where it gives up; the error says what the user can act on."""
+    nowhere = io.StringIO()
+    with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
 def _first_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    return lines[0][:300] if lines else type(error).__name__
 
 
 def dimension_names(dynamic: Any, bound: Mapping[str, Any]) -> dict[tuple[int, int], str]:
