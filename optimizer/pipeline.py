@@ -48,12 +48,12 @@ class Reference:
     def of(cls, program: Program, extra: Sequence[Flat] = ()) -> Reference:
         """Run the original once at every binding; raises CaptureError where it does not run on its own example."""
         try:
-            program.run(program.inputs)
+            example = program.run(program.inputs)
         except Exception as error:
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CaptureError(f"the captured program does not run on the example inputs: {line}") from error
         cases = [*bindings(program, extra), *_probes(program)]
-        outputs = [program.run(case.inputs) for case in cases]
+        outputs = [example, *(program.run(case.inputs) for case in cases[1:])]
         return cls(program, cases, outputs)
 
     def judge(self, what: str, run: Callable[..., Flat], floor: float = 0.0) -> list[Parity]:

@@ -12,7 +12,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from tersor.capture.decompose import table
-from tersor.capture.inline import inline_wrappers
+from tersor.capture.inline import attribute, inline_wrappers
 from tersor.errors import CaptureError
 from tersor.interface import Flat, Interface
 from tersor.program import Dimension, Program, Size
@@ -78,19 +78,12 @@ def _detach(module: torch.nn.Module) -> tuple[fx.Graph, dict[str, Any]]:
     graph.output(outputs)
     weights: dict[str, Any] = {}
     for node in graph.find_nodes(op="get_attr"):
-        value = _attribute(module, str(node.target))
+        value = attribute(module, str(node.target))
         weights[str(node.target)] = value.detach() if isinstance(value, torch.Tensor) else value
     for node in list(reversed(graph.nodes)):
         if node.op == "get_attr" and not node.users:
             graph.erase_node(node)
     return graph, weights
-
-
-def _attribute(module: torch.nn.Module, target: str) -> Any:
-    value: Any = module
-    for part in target.split("."):
-        value = getattr(value, part)
-    return value
 
 
 def _drop_fixed_inputs(graph: fx.Graph, leaves: Sequence[Any]) -> list[int]:

@@ -19,13 +19,14 @@ def inline_wrappers(module: torch.nn.Module) -> None:
     for node in list(graph.nodes):
         if node.op != "call_function" or getattr(node.target, "__name__", "") not in _GRADIENT:
             continue
-        body = _submodule(module, str(node.args[1].target))
+        body = attribute(module, str(node.args[1].target))
         inline_wrappers(body)
         _splice(graph, node, body, module)
     graph.lint()
 
 
-def _submodule(module: torch.nn.Module, target: str) -> torch.nn.Module:
+def attribute(module: torch.nn.Module, target: str) -> Any:
+    """What a dotted name means in a module."""
     value: Any = module
     for part in target.split("."):
         value = getattr(value, part)
@@ -39,7 +40,7 @@ def _splice(graph: fx.Graph, node: fx.Node, body: torch.nn.Module, module: torch
         for copied in inner.nodes:
             if copied.op == "get_attr":
                 name = f"{node.name}_{copied.target}".replace(".", "_")
-                setattr(module, name, _submodule(body, str(copied.target)))
+                setattr(module, name, attribute(body, str(copied.target)))
                 values[copied] = graph.get_attr(name)
                 values[copied].meta = dict(copied.meta)
             elif copied.op == "call_function":

@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy
 import onnx_ir as ir
 
 Dim = int | str | None
 """A known size, the expression of a dynamic one, or None where nothing is known."""
+
+
+Rule = Callable[[ir.Graph, ir.Node], bool]
+"""Tries to edit a graph at a node; True where it did."""
+
+
+def apply_rules(graph: ir.Graph, rules: Mapping[str, Rule]) -> bool:
+    """Run rules, by operator of the default domain, once over a graph; True where something changed."""
+    changed = False
+    for node in list(graph):
+        rule = rules.get(node.op_type) if not node.domain and node.graph is not None else None
+        if rule is not None and rule(graph, node):
+            changed = True
+    return changed
 
 
 def dims_of(value: ir.Value | None) -> tuple[Dim, ...] | None:

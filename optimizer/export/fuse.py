@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import onnx_ir as ir
 
 from tersor.export.edit import (
+    Rule,
+    apply_rules,
     constant_array,
     constant_ints,
     dims_of,
@@ -20,12 +20,7 @@ from tersor.export.edit import (
 
 def fuse(graph: ir.Graph) -> bool:
     """Run the rules of this module once over a graph; True where something changed."""
-    changed = False
-    for node in list(graph):
-        rule = _RULES.get(node.op_type) if not node.domain and node.graph is not None else None
-        if rule is not None and rule(graph, node):
-            changed = True
-    return changed
+    return apply_rules(graph, _RULES)
 
 
 def _gemm(graph: ir.Graph, node: ir.Node) -> bool:
@@ -170,7 +165,7 @@ def _is_floating(value: ir.Value) -> bool:
     return value.dtype in (ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.DOUBLE)
 
 
-_RULES: dict[str, Callable[[ir.Graph, ir.Node], bool]] = {
+_RULES: dict[str, Rule] = {
     "Add": _gemm,
     "Clip": _hard_sigmoid,
     "Mul": _hard_swish,

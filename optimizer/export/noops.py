@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import onnx_ir as ir
 
 from tersor.export.edit import (
+    Rule,
+    apply_rules,
     constant_array,
     constant_ints,
     dims_of,
@@ -24,12 +24,7 @@ _NO_END = 2**31 - 1
 
 def remove_noops(graph: ir.Graph) -> bool:
     """Run the rules of this module once over a graph; True where something changed."""
-    changed = False
-    for node in list(graph):
-        rule = _RULES.get(node.op_type) if not node.domain and node.graph is not None else None
-        if rule is not None and rule(graph, node):
-            changed = True
-    return changed
+    return apply_rules(graph, _RULES)
 
 
 def _identity(graph: ir.Graph, node: ir.Node) -> bool:
@@ -184,7 +179,7 @@ def _neutral(graph: ir.Graph, node: ir.Node) -> bool:
     return False
 
 
-_RULES: dict[str, Callable[[ir.Graph, ir.Node], bool]] = {
+_RULES: dict[str, Rule] = {
     "Identity": _identity,
     "Cast": _cast,
     "CastLike": _cast_like,
