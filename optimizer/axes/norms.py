@@ -1,0 +1,132 @@
+"""Flow through normalisations and reductions: which dimensions pass, which are computed over as a whole."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import fx
+
+from tersor.axes.elementwise import elementwise
+from tersor.axes.flow import Dims, Flow, Value, fresh_value, rule, where
+from tersor.axes.select import length
+from tersor.axes.terms import UNIT, pin, quotient, size, split, unify
+from tersor.rewrite_values import arguments, fake
+
+
+@rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
+def batch_norm(node: fx.Node, flow: Flow) -> Value:
+    """Every channel by itself, with its own scale, shift and statistics."""
+    source = flow.dims(node.args[0])
+    for item in node.args[1:5]:
+        if isinstance(item, fx.Node):
+            unify(source[1], flow.dims(item)[0])
+    flow.role(node, "scale", source[1])
+    value = fresh_value(node.meta["val"])
+    return [source, *value[1:]] if isinstance(value, list) else source
+
+
+@rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
+def layer_norm(node: fx.Node, flow: Flow) -> Value:
+    """Statistics over the last dimensions, which the scale and shift share."""
+    source = flow.dims(node.args[0])
+    count = len(node.args[1])  # type: ignore[arg-type]
+    for item in node.args[2:4]:
+        if isinstance(item, fx.Node):
+            for left, right in zip(source[-count:], flow.dims(item), strict=True):
+                unify(left, right)
+    for term in source[-count:]:
+        flow.span(node, term)
+        flow.role(node, "norm", term)
+    flow.sizes(node, "normalized_shape", source[-count:])
+    value = fresh_value(node.meta["val"])
+    return [source, *value[1:]] if isinstance(value, list) else source
+
+
+@rule("group_norm", "native_group_norm")
+def group_norm(node: fx.Node, flow: Flow) -> Value:
+    """Channels are ``(group, rest)``; statistics are over the rest."""
+    given = arguments(node)
+    source = flow.dims(node.args[0])
+    groups = int(given.get("num_groups", given.get("group")))
+    group, rest = split(source[1], quotient(size(source[1]), groups) or 1)
+    for name in ("weight", "bias"):
+        if given.get(name) is not None:
+            unify(source[1], flow.dims(given[name])[0])
+    flow.span(node, rest)
+    flow.role(node, "norm", rest)
+    flow.literal(node, "num_groups", lambda kept: length(group, kept))
+    for term in source[2:]:
+        pin(term, where(node, "positions of a group norm"))
+    return source
+
+
+@rule("instance_norm")
+def instance_norm(node: fx.Node, flow: Flow) -> Value:
+    """Every channel by itself."""
+    source = flow.dims(node.args[0])
+    for item in node.args[1:5]:
+        if isinstance(item, fx.Node):
+            unify(source[1], flow.dims(item)[0])
+    for term in source[2:]:
+        pin(term, where(node, "positions of an instance norm"))
+    return source
+
+
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "softmin", "normalize", "_safe_softmax")
+def softmax(node: fx.Node, flow: Flow) -> Value:
+    """All positions of one dimension share a denominator."""
+    source = flow.dims(node.args[0])
+    flow.span(node, source[_reduced(node, len(source))[0]])
+    return source
+
+
+@rule("sum", "linalg_vector_norm", "norm")
+def summed(node: fx.Node, flow: Flow) -> Value:
+    """Dimensions that are summed over: an index that is left out adds nothing."""
+    source = flow.dims(node.args[0])
+    along = _reduced(node, len(source))
+    for dim in along:
+        flow.contract(node, node.args[0], dim)  # type: ignore[arg-type]
+    return _reduce(source, along, node)
+
+
+@rule("mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "logsumexp", "prod", "any", "all",
+      "median")  # fmt: skip
+def statistic(node: fx.Node, flow: Flow) -> Value:
+    """Dimensions that a statistic is taken over as a whole."""
+    source = flow.dims(node.args[0])
+    given = arguments(node)
+    if isinstance(given.get("other"), fx.Node):
+        return elementwise(node, flow)
+    along = _reduced(node, len(source))
+    for dim in along:
+        flow.span(node, source[dim])
+    value = node.meta["val"]
+    if not isinstance(value, list | tuple):
+        return _reduce(source, along, node)
+    if node.target.overloadpacket.__name__ in ("max", "min", "median"):  # type: ignore[union-attr]
+        for dim in along:
+            pin(source[dim], where(node, "positions that are returned"))
+    return [_reduce(source, along, node)] * len(value)
+
+
+@rule("argmax", "argmin", "argsort", "sort", "topk", "kthvalue", "multinomial")
+def positions(node: fx.Node, flow: Flow) -> Value:
+    """Positions become values, so none may move; the other dimensions pass."""
+    return flow.fixed(node, where(node, "positions that become values"))
+
+
+def _reduced(node: fx.Node, rank: int) -> list[int]:
+    dims = arguments(node).get("dim")
+    if dims is None or (isinstance(dims, Sequence) and not dims):
+        return list(range(rank))
+    return [int(dim) % max(rank, 1) for dim in (dims if isinstance(dims, Sequence) else [dims])]
+
+
+def _reduce(source: Dims, along: list[int], node: fx.Node) -> Dims:
+    value: Any = node.meta["val"]
+    first = value[0] if isinstance(value, list | tuple) else fake(node)
+    if len(first.shape) == len(source):
+        return tuple(UNIT if index in along else term for index, term in enumerate(source))
+    return tuple(term for index, term in enumerate(source) if index not in along)

@@ -1,0 +1,231 @@
+"""Flow through operators that join and take apart: concatenation, splits, slices, stacks, padding, repeats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import fx
+
+from tersor.axes.flow import Flow, Value, fresh, fresh_value, rule, shape, where
+from tersor.axes.select import length
+from tersor.axes.terms import UNIT, Cat, Product, Term, cut, pin, same, size, split, unify
+from tersor.rewrite_values import argument, arguments, fake
+
+
+@rule("cat", "concat", "concatenate")
+def cat(node: fx.Node, flow: Flow) -> Value:
+    """One dimension is a concatenation; the others are shared. Empty one-dimensional operands count for nothing."""
+    operands = [flow.dims(item) for item in node.args[0]]  # type: ignore[union-attr]
+    rank = max(len(dims) for dims in operands)
+    operands = [dims for dims in operands if len(dims) == rank]
+    dim = int(argument(node, "dim")) % rank
+    for dims in operands[1:]:
+        for index in set(range(rank)) - {dim}:
+            unify(operands[0][index], dims[index])
+    joined = Cat(tuple(dims[dim] for dims in operands))
+    return (*operands[0][:dim], joined, *operands[0][dim + 1 :])
+
+
+@rule("stack")
+def stack(node: fx.Node, flow: Flow) -> Value:
+    """A new dimension of as many single positions as there are operands."""
+    operands = [flow.dims(item) for item in node.args[0]]  # type: ignore[union-attr]
+    for dims in operands[1:]:
+        for left, right in zip(operands[0], dims, strict=True):
+            unify(left, right)
+    dim = int(argument(node, "dim")) % (len(operands[0]) + 1)
+    return (*operands[0][:dim], _positions(len(operands)), *operands[0][dim:])
+
+
+def _positions(count: int) -> Term:
+    return Cat((UNIT,) * count) if count > 1 else UNIT
+
+
+@rule("split_with_sizes", "split_with_sizes_copy")
+def split_with_sizes(node: fx.Node, flow: Flow) -> Value:
+    """The dimension is the concatenation of the results'."""
+    given = argument(node, "split_sizes")
+    parts = _take_apart(node, flow, _result_shapes(node))
+    if all(isinstance(item, int) for item in given):
+        flow.literal(node, "split_sizes", lambda kept: [length(part, kept) for part in parts])
+    return _results(node, flow, parts)
+
+
+@rule("split", "chunk", "tensor_split")
+def split_evenly(node: fx.Node, flow: Flow) -> Value:
+    """As `split_with_sizes`; parts stated by one size stay equal to each other."""
+    parts = _take_apart(node, flow, _result_shapes(node))
+    for part in parts[1:]:
+        if same(size(part), size(parts[0])):
+            unify(parts[0], part)
+        else:
+            pin(part, where(node, "an uneven split"))
+            pin(parts[0], where(node, "an uneven split"))
+    if "split_size" in arguments(node):
+        flow.literal(node, "split_size", lambda kept: length(parts[0], kept))
+    return _results(node, flow, parts)
+
+
+def _dim(node: fx.Node, rank: int) -> int:
+    return int(argument(node, "dim")) % rank
+
+
+def _result_shapes(node: fx.Node) -> list[Any]:
+    return [shape(item) for item in node.meta["val"]]
+
+
+def _take_apart(node: fx.Node, flow: Flow, shapes: list[Any]) -> list[Term]:
+    source = flow.dims(node.args[0])
+    dim = _dim(node, len(source))
+    parts: list[Term] = []
+    rest = source[dim]
+    for item in shapes:
+        part, rest = cut(rest, item[dim])
+        parts.append(part)
+    return parts
+
+
+def _results(node: fx.Node, flow: Flow, parts: list[Term]) -> Value:
+    source = flow.dims(node.args[0])
+    dim = _dim(node, len(source))
+    return [(*source[:dim], part, *source[dim + 1 :]) for part in parts]
+
+
+@rule("getitem")
+def getitem(node: fx.Node, flow: Flow) -> Value:
+    """One of several results."""
+    found = flow.values[node.args[0].name]  # type: ignore[union-attr]
+    assert isinstance(found, list)
+    made: Value = found[node.args[1]]  # type: ignore[index]
+    return made
+
+
+@rule("unbind")
+def unbind(node: fx.Node, flow: Flow) -> Value:
+    """Every position is read by itself, so none can go."""
+    source = flow.dims(node.args[0])
+    dim = _dim(node, len(source))
+    unify(source[dim], _positions(int(size(source[dim]))))
+    return [(*source[:dim], *source[dim + 1 :])] * len(node.meta["val"])
+
+
+@rule("select")
+def select(node: fx.Node, flow: Flow) -> Value:
+    """One position stays, wherever it comes to lie."""
+    source = flow.dims(node.args[0])
+    dim, index = _dim(node, len(source)), argument(node, "index")
+    total = size(source[dim])
+    if isinstance(index, int) and isinstance(total, int):
+        head, _ = cut(source[dim], index % total)
+        cut(source[dim], index % total + 1)
+        flow.literal(node, "index", lambda kept: length(head, kept))
+    else:
+        pin(source[dim], where(node, "a position chosen at run time"))
+    return (*source[:dim], *source[dim + 1 :])
+
+
+@rule("slice")
+def slice_(node: fx.Node, flow: Flow) -> Value:
+    """A stretch of the dimension, or every n-th position."""
+    source = flow.dims(node.args[0])
+    dim, total = _dim(node, len(source)), size(source[_dim(node, len(source))])
+    start, end, step = (argument(node, name) for name in ("start", "end", "step"))
+    result = shape(fake(node))[dim]
+    if same(result, total):
+        return source
+    if not all(isinstance(item, int) or item is None for item in (start, end, total)) or not isinstance(result, int):
+        pin(source[dim], where(node, "a slice computed at run time"))
+        made: Term = fresh(result, where(node, "a slice computed at run time"))
+    else:
+        begin = max(0, start + total if start and start < 0 else start or 0)
+        made = _stretch(node, flow, source[dim], begin, step) if step == 1 else _strided(source[dim], begin, step)
+    return (*source[:dim], made, *source[dim + 1 :])
+
+
+def _stretch(node: fx.Node, flow: Flow, term: Term, begin: int, step: int) -> Term:
+    dim = _dim(node, len(flow.dims(node.args[0])))
+    count = int(shape(fake(node))[dim])
+    head, rest = cut(term, begin)
+    taken, _ = cut(rest, count)
+    flow.literal(node, "start", lambda kept: length(head, kept))
+    flow.literal(node, "end", lambda kept: length(head, kept) + length(taken, kept))
+    return taken
+
+
+def _strided(term: Term, begin: int, step: int) -> Term:
+    """Every ``step``-th position: those of one residue, whose neighbours cannot go."""
+    rows, phase = split(term, step)
+    pin(phase, "it is read in steps")
+    if begin >= step:
+        _, rows = cut(rows, begin // step)
+    return rows
+
+
+@rule("repeat", "tile")
+def repeat(node: fx.Node, flow: Flow) -> Value:
+    """Copies one after another: a product with a new slow axis."""
+    times = list(list(arguments(node).values())[1])
+    if not all(isinstance(count, int) for count in times):
+        return flow.fixed(node, where(node, "copies counted at run time"))
+    source = flow.dims(node.args[0])
+    source = (*(UNIT,) * (len(times) - len(source)), *source)
+    return tuple(Product((fresh(n, where(node, "copies")), term)) for term, n in zip(source, times, strict=True))
+
+
+@rule("repeat_interleave")
+def repeat_interleave(node: fx.Node, flow: Flow) -> Value:
+    """Each position several times: a product with a new fast axis."""
+    given = arguments(node)
+    if not isinstance(given.get("repeats"), int) or given.get("dim") is None:
+        return flow.fixed(node, where(node, "repeats computed at run time"))
+    source = flow.dims(node.args[0])
+    dim = int(given["dim"]) % len(source)
+    copies = fresh(given["repeats"], where(node, "copies"))
+    return (*source[:dim], Product((source[dim], copies)), *source[dim + 1 :])
+
+
+@rule("constant_pad_nd", "pad", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
+def padded(node: fx.Node, flow: Flow) -> Value:
+    """A padded dimension keeps its own positions between those of the padding, where it is padded with a constant."""
+    source, result = flow.dims(node.args[0]), shape(fake(node))
+    amounts = list(argument(node, "padding") if "padding" in arguments(node) else argument(node, "pad"))
+    constant = node.target.overloadpacket.__name__ == "constant_pad_nd"  # type: ignore[union-attr]
+    made = list(source)
+    for place in range(len(amounts) // 2):
+        dim = len(source) - 1 - place
+        before, after = amounts[2 * place : 2 * place + 2]
+        if before == 0 and after == 0:
+            continue
+        reason = where(node, "padding")
+        simple = constant and all(isinstance(n, int) and n >= 0 for n in (before, after))
+        if simple and isinstance(result[dim], int):
+            made[dim] = Cat((fresh(before, reason), source[dim], fresh(after, reason)))
+        else:
+            pin(source[dim], reason)
+            made[dim] = fresh(result[dim], reason)
+    return tuple(made)
+
+
+@rule("flip", "roll", "cumsum", "cumprod", "cummax", "logcumsumexp", "rot90", "unfold", "tril", "triu", "diagonal")
+def ordered(node: fx.Node, flow: Flow) -> Value:
+    """Operators for which the order of positions matters along some dimensions, which are pinned; the rest pass."""
+    name = node.target.overloadpacket.__name__  # type: ignore[union-attr]
+    source = flow.dims(node.args[0])
+    if name in ("rot90", "diagonal", "cummax"):
+        return flow.fixed(node, where(node, name))
+    along = [-1, -2] if name in ("tril", "triu") else _along(node)
+    for dim in along:
+        pin(source[dim], where(node, name))
+    if name == "unfold":
+        result = fake(node)
+        made = list(fresh_value(result, where(node, name)) or ())
+        return tuple(made[i] if i in (along[0], len(made) - 1) else source[i] for i in range(len(made)))
+    return source
+
+
+def _along(node: fx.Node) -> list[int]:
+    given = arguments(node)
+    dims = given.get("dims", given.get("dim", given.get("dimension")))
+    rank = len(fake(node.args[0]).shape)
+    found = [int(d) % rank for d in (dims if isinstance(dims, list | tuple) else [dims])]
+    return found or list(range(rank))

@@ -1,0 +1,56 @@
+"""Removing and permuting: one operation on weights and literals for any set of axes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import fx
+
+from tersor.axes.analysis import Axes
+from tersor.axes.select import Kept, indices, touched
+from tersor.program import Program
+from tersor.rewrite_values import arguments
+
+
+def remove(program: Program, axes: Axes, kept: Kept) -> None:
+    """Leave only the kept indices, everywhere, in place; `refresh` the program afterwards.
+
+    Weights are replaced by new tensors, the old ones stay as they are.
+
+    Args:
+        program: the analysed program or a clone of it.
+        axes: its analysis.
+        kept: for each axis to cut or reorder, the indices that stay, in their new order.
+    """
+    made: dict[int, torch.Tensor] = {}
+    for name, dims in axes.weights.items():
+        value = program.weights.get(name)
+        if isinstance(value, torch.Tensor):
+            program.weights[name] = made.setdefault(id(value), narrowed(value, dims, kept))
+    nodes = {node.name: node for node in program.nodes}
+    for literal in axes.literals:
+        node = nodes.get(literal.node)
+        if node is not None:
+            set_argument(node, literal.argument, literal.value(kept))
+    program.changed()
+
+
+def narrowed(value: torch.Tensor, dims: Any, kept: Kept) -> torch.Tensor:
+    """A tensor without the removed indices of any dimension; itself where it has none."""
+    for dim, term in enumerate(dims):
+        if touched(term, kept):
+            value = value.index_select(dim, indices(term, kept).to(value.device))
+    return value.detach()
+
+
+def set_argument(node: fx.Node, name: str, value: Any) -> None:
+    """Change one argument by its schema name, if it differs."""
+    if arguments(node).get(name) == value:
+        return
+    names = [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
+    place = names.index(name)
+    if place < len(node.args):
+        node.update_arg(place, value)
+    else:
+        node.update_kwarg(name, value)

@@ -1,0 +1,128 @@
+"""Flow through operators that rearrange dimensions: views, permutations, squeezes."""
+
+from __future__ import annotations
+
+from torch import fx
+
+from tersor.axes.flow import Dims, Flow, Value, fresh, rule, shape, where
+from tersor.axes.select import length
+from tersor.axes.terms import Misaligned, Product, Size, Term, pin, product, quotient, resolve, same, size, split
+from tersor.rewrite_values import argument, fake
+
+
+@rule("reshape", "view", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
+def reshape(node: fx.Node, flow: Flow) -> Value:
+    """The same elements in row-major order: factors are regrouped, and split where a boundary falls inside one."""
+    made = regroup(flow.dims(node.args[0]), shape(fake(node)))
+    name = next((n for n in ("size", "shape") if n in _names(node)), "")
+    if name and not isinstance(argument(node, name), fx.Node):
+        flow.sizes(node, name, made)
+    elif "sizes" in _names(node):
+        dim = int(argument(node, "dim")) % len(flow.dims(node.args[0]))
+        flow.sizes(node, "sizes", made[dim : dim + len(argument(node, "sizes"))])
+    return made
+
+
+def _names(node: fx.Node) -> list[str]:
+    return [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
+
+
+def regroup(source: Dims, sizes: tuple[Size, ...]) -> Dims:
+    """Dimensions of the given sizes over the same row-major elements."""
+    if any(size(term) == 0 for term in source):
+        return tuple(fresh(item, "empty tensor") for item in sizes)
+    waiting: list[Term] = [term for dim in source for term in _factors(dim)]
+    made: list[Term] = []
+    for wanted in reversed(sizes):
+        taken: list[Term] = []
+        left: Size | None = wanted
+        while not same(left, 1):  # type: ignore[arg-type]
+            if not waiting:
+                raise Misaligned(f"nothing left for a size of {wanted}", "sizes whose product is unchanged")
+            factor = waiting.pop()
+            rest = quotient(left, size(factor))  # type: ignore[arg-type]
+            if rest is None:
+                slow, factor = split(factor, left)  # type: ignore[arg-type]
+                waiting.extend(_factors(slow))
+                rest = 1
+            taken.insert(0, factor)
+            left = rest
+        made.append(product(taken))
+    return tuple(reversed(made))
+
+
+def _factors(term: Term) -> list[Term]:
+    term = resolve(term)
+    return list(term.factors) if isinstance(term, Product) else [term]
+
+
+@rule("permute")
+def permute(node: fx.Node, flow: Flow) -> Value:
+    """Dimensions in another order."""
+    source = flow.dims(node.args[0])
+    return tuple(source[int(dim) % len(source)] for dim in argument(node, "dims"))
+
+
+@rule("transpose", "swapaxes")
+def transpose(node: fx.Node, flow: Flow) -> Value:
+    """Two dimensions exchanged."""
+    made = list(flow.dims(node.args[0]))
+    first, second = (int(dim) % len(made) for dim in node.args[1:3])  # type: ignore[arg-type]
+    made[first], made[second] = made[second], made[first]
+    return tuple(made)
+
+
+@rule("t", "numpy_T", "mT", "adjoint")
+def matrix_transpose(node: fx.Node, flow: Flow) -> Value:
+    """The last two dimensions exchanged."""
+    source = flow.dims(node.args[0])
+    return (*source[:-2], source[-1], source[-2]) if len(source) > 1 else source
+
+
+@rule("movedim")
+def movedim(node: fx.Node, flow: Flow) -> Value:
+    """Dimensions moved to new places."""
+    source = flow.dims(node.args[0])
+    places = [argument(node, name) for name in ("source", "destination")]
+    old, new = ([int(d) % len(source) for d in (p if isinstance(p, list | tuple) else [p])] for p in places)
+    made = [index for index in range(len(source)) if index not in old]
+    for place, index in sorted(zip(new, old, strict=True)):
+        made.insert(place, index)
+    return tuple(source[index] for index in made)
+
+
+@rule("squeeze", "unsqueeze", "squeeze_")
+def squeeze(node: fx.Node, flow: Flow) -> Value:
+    """Dimensions of size 1 come and go; the others keep their order."""
+    waiting = [term for term in flow.dims(node.args[0]) if size(term) != 1]
+    made: list[Term] = []
+    for wanted in shape(fake(node)):
+        made.append(fresh(1) if wanted == 1 else waiting.pop(0))
+    return tuple(made)
+
+
+@rule("pixel_shuffle", "pixel_unshuffle")
+def pixel_shuffle(node: fx.Node, flow: Flow) -> Value:
+    """Channels are a product of channels and a square of pixels."""
+    source, result = flow.dims(node.args[0]), shape(fake(node))
+    factor = int(node.args[1])  # type: ignore[call-overload]
+    for term in source[-2:]:
+        pin(term, where(node, "pixel shuffle"))
+    if node.target.overloadpacket.__name__ == "pixel_shuffle":  # type: ignore[union-attr]
+        channels, square = split(source[-3], factor * factor)
+    else:
+        square = fresh(factor * factor)
+        channels = source[-3]
+    pin(square, where(node, "pixel shuffle"))
+    inner = channels if same(result[-3], size(channels)) else product((channels, square))
+    return (*source[:-3], inner, *(fresh(item, where(node, "pixel shuffle")) for item in result[-2:]))
+
+
+@rule("channel_shuffle", "native_channel_shuffle")
+def channel_shuffle(node: fx.Node, flow: Flow) -> Value:
+    """Channels ``(group, rest)`` become ``(rest, group)``."""
+    source = flow.dims(node.args[0])
+    total = size(source[1])
+    group, rest = split(source[1], quotient(total, int(node.args[1])))  # type: ignore[arg-type, call-overload]
+    flow.literal(node, "groups", lambda kept: length(group, kept))
+    return (source[0], product((rest, group)), *source[2:])
