@@ -8,7 +8,10 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from torch import fx
 
+from tersor.interface import Flat
 from tersor.program import Program
+from tersor.report.model import Parity
+from tersor.target import Target, detect
 
 
 @dataclass(frozen=True)
@@ -28,14 +31,24 @@ class Site:
 
 @dataclass
 class Context:
-    """Collects the sites of one application of a pass.
+    """What one application of a pass may use, and the sites it tells of.
 
-    ``limit`` is set by bisect: only candidates it accepts are taken.
+    Attributes:
+        limit: set by bisect; only candidates it accepts are taken.
+        calibration: unlabelled flat inputs to collect statistics from; at least the example inputs.
+        target: the device whose costs decide what pays.
+        seed: of everything random.
+        taken, skipped: sites in order.
+        proofs: comparisons that a pass made itself, such as a cut with the zeroed original.
     """
 
     limit: Callable[[Site], bool] | None = None
+    calibration: tuple[Flat, ...] = ()
+    target: Target = field(default_factory=detect)
+    seed: int = 0
     taken: list[Site] = field(default_factory=list)
     skipped: list[Site] = field(default_factory=list)
+    proofs: list[Parity] = field(default_factory=list)
 
     def take(self, node: fx.Node, detail: str) -> bool:
         """Announce an edit at ``node``; do the edit only where this returns True."""

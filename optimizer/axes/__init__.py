@@ -6,8 +6,9 @@ groups. Removing or permuting indices of a group is then one operation, the same
 
 from tersor.axes.analysis import Axes, analyze
 from tersor.axes.groups import Group, Member, groups
+from tersor.axes.proof import cut
 from tersor.axes.remove import remove
 from tersor.axes.select import Kept
 from tersor.axes.zeroed import zeroed
 
-__all__ = ["Axes", "Group", "Kept", "Member", "analyze", "groups", "remove", "zeroed"]
+__all__ = ["Axes", "Group", "Kept", "Member", "analyze", "cut", "groups", "remove", "zeroed"]

@@ -90,8 +90,10 @@ def windows(node: fx.Node, flow: Flow) -> Value:
     name = node.target.overloadpacket.__name__  # type: ignore[union-attr]
     spatial = 1 if "1d" in name else 3 if "3d" in name else 2
     value = node.meta["val"]
-    return [_each(node, flow, item, spatial) for item in value] if isinstance(value, list | tuple) else _each(
-        node, flow, value, spatial
+    return (
+        [_each(node, flow, item, spatial) for item in value]
+        if isinstance(value, list | tuple)
+        else _each(node, flow, value, spatial)
     )
 
 
@@ -111,5 +113,3 @@ def grid_sample(node: fx.Node, flow: Flow) -> Value:
         pin(term, where(node, "sampled positions"))
     unify(source[0], grid[0])
     return (*source[:2], *grid[1:-1])
-
-

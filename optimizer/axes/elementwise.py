@@ -25,9 +25,7 @@ def broadcast(flow: Flow, operands: list[Dims], sizes: tuple[object, ...]) -> Di
 
 def tensors(node: fx.Node, flow: Flow) -> list[Dims]:
     """Dimensions of the tensor arguments of a node."""
-    return [
-        value for source in node.all_input_nodes if isinstance(value := flow.values.get(source.name), tuple)
-    ]
+    return [value for source in node.all_input_nodes if isinstance(value := flow.values.get(source.name), tuple)]
 
 
 def elementwise(node: fx.Node, flow: Flow) -> Value:
@@ -41,23 +39,26 @@ def is_elementwise(node: fx.Node) -> bool:
 
 
 @rule(
-    "clone", "contiguous", "detach", "alias", "to", "_to_copy", "type_as", "dropout", "feature_dropout", "lift_fresh_copy",
-    "detach_", "masked_fill", "where", "clamp", "pow", "lerp", "addcmul", "addcdiv", "full_like", "zeros_like", "ones_like",
-    "prelu", "gelu", "hardtanh", "leaky_relu", "celu", "selu", "relu6", "hardswish", "hardsigmoid", "softplus", "mish",
-    "silu", "elu", "log_sigmoid", "softshrink", "rrelu", "rsub", "nan_to_num", "copy", "logical_not", "empty_like",
-    "fake_quantize_per_tensor_affine", "float_power", "threshold", "square", "clamp_min", "clamp_max", "true_divide",
-    "quantized_decomposed::quantize_per_tensor", "quantized_decomposed::dequantize_per_tensor", "alpha_dropout",
-    "logical_and", "logical_or", "logical_xor", "isnan", "isinf", "special_erf", "negative", "multiply",
+    "clone", "contiguous", "detach", "detach_", "alias", "to", "_to_copy", "type_as", "copy", "lift_fresh_copy",
+    "dropout", "feature_dropout", "alpha_dropout", "masked_fill", "where", "clamp", "clamp_min", "clamp_max", "pow",
+    "float_power", "square", "lerp", "addcmul", "addcdiv", "full_like", "zeros_like", "ones_like", "empty_like",
+    "gelu", "silu", "mish", "elu", "celu", "selu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu",
+    "softplus", "log_sigmoid", "softshrink", "threshold", "rrelu", "rsub", "nan_to_num", "isnan", "isinf",
+    "logical_not", "logical_and", "logical_or", "logical_xor", "special_erf", "negative", "multiply", "true_divide",
+    "fake_quantize_per_tensor_affine", "quantized_decomposed::quantize_per_tensor",
+    "quantized_decomposed::dequantize_per_tensor",
 )  # fmt: skip
 def pointwise(node: fx.Node, flow: Flow) -> Value:
     """Operators that ATen does not tag, or whose tags differ between versions."""
-    if len(node.all_input_nodes) == 2 and node.target in (torch.ops.aten.prelu.default,):
-        return _prelu(node, flow)
     return elementwise(node, flow)
 
 
-def _prelu(node: fx.Node, flow: Flow) -> Value:
+@rule("prelu", "_prelu_kernel")
+def prelu(node: fx.Node, flow: Flow) -> Value:
+    """Pointwise, with one slope or one per channel."""
     source, slope = (flow.dims(item) for item in node.args[:2])
+    if len(slope) > 1:
+        return elementwise(node, flow)
     if size(slope[0]) != 1:
         unify(source[1], slope[0])
     return source
@@ -90,5 +91,3 @@ def filled(node: fx.Node, flow: Flow) -> Value:
 def filled_like(node: fx.Node, flow: Flow) -> Value:
     """As `filled`; the tensor argument gives dtype and device only."""
     return filled(node, flow)
-
-

@@ -68,20 +68,22 @@ def groups(program: Program, axes: Axes) -> list[Group]:
                 members[axis].setdefault((name, dim), Member(name, dim, term))
     _pin_repeats(axes)
     out, into, roles = _roles(axes)
-    consumers, spans = _uses([(item.node, item.term) for item in axes.contractions]), _uses(
-        [(item.node, item.term) for item in axes.spans]
+    consumers, spans = (
+        _uses([(item.node, item.term) for item in axes.contractions]),
+        _uses([(item.node, item.term) for item in axes.spans]),
     )
     operators = {node.name: key(node) for node in program.nodes}
     found = []
     for axis, mentioned in members.items():
         if not isinstance(axis.size, int):
             continue
-        kinds = roles[axis]
         found.append(
             Group(
-                name=_name(program, axis, out[axis], mentioned),
+                name=_name(mentioned),
                 axis=axis,
-                kind=_kind(kinds, out[axis], [operators[n] for n in (*out[axis], *into[axis])]),
+                kind=_kind(
+                    roles[axis], out[axis], bool(spans[axis]), [operators[n] for n in (*out[axis], *into[axis])]
+                ),
                 members=tuple(mentioned.values()),
                 producers=tuple(out[axis]),
                 consumers=tuple(consumers[axis]),
@@ -110,20 +112,20 @@ def _roles(axes: Axes) -> tuple[dict[Axis, dict[str, None]], dict[Axis, dict[str
     return out, into, roles
 
 
-def _kind(roles: set[str], producers: dict[str, None], operators: list[str]) -> Kind:
+def _kind(roles: set[str], producers: dict[str, None], spanned: bool, operators: list[str]) -> Kind:
     for role, kind in (("head", "heads"), ("expert", "experts")):
         if role in roles:
             return kind  # type: ignore[return-value]
-    if "norm" in roles and len(producers) > 1:
-        return "width"
     if "head-dim" in roles:
         return "head-dim"
+    if spanned and len(producers) > 1:
+        return "width"
     if "token" in roles and not producers:
         return "tokens"
     return "channels" if any(name.startswith("conv") for name in operators) else "hidden"
 
 
-def _name(program: Program, axis: Axis, producers: dict[str, None], members: dict[tuple[str, int], Member]) -> str:
+def _name(members: dict[tuple[str, int], Member]) -> str:
     weight = next(iter(members))[0]
     return weight.rpartition(".")[0] or weight
 
