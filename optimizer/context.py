@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from torch import fx
 
@@ -12,6 +12,10 @@ from tersor.interface import Flat
 from tersor.program import Program
 from tersor.report.model import Parity
 from tersor.target import Target, detect
+
+if TYPE_CHECKING:
+    from tersor.axes.analysis import Axes
+    from tersor.axes.select import Kept
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ class Context:
         seed: of everything random.
         taken, skipped: sites in order.
         proofs: comparisons that a pass made itself, such as a cut with the zeroed original.
+        cuts: for each cut, the analysis and the indices that stay, so that recovery can tell what belongs together.
     """
 
     limit: Callable[[Site], bool] | None = None
@@ -49,6 +54,7 @@ class Context:
     taken: list[Site] = field(default_factory=list)
     skipped: list[Site] = field(default_factory=list)
     proofs: list[Parity] = field(default_factory=list)
+    cuts: list[tuple[Axes, Kept]] = field(default_factory=list)
 
     def take(self, node: fx.Node, detail: str) -> bool:
         """Announce an edit at ``node``; do the edit only where this returns True."""

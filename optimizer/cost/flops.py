@@ -71,6 +71,11 @@ def flops(node: fx.Node) -> int | None:
     return _elementwise(node, name)
 
 
+def is_product(node: fx.Node) -> bool:
+    """Whether a node's work is a matrix product, a convolution or an attention."""
+    return node.op == "call_function" and _name(node) in _PRODUCTS
+
+
 _NAMESPACES = ("aten", "prims", "quantized_decomposed")
 
 
