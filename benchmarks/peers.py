@@ -1,7 +1,8 @@
 """The same models through what people use today and through Tersor, interleaved in one run.
 
 Run: python benchmarks/peers.py [--models zoo:digits-vit,timm:resnet18,...] [--seconds 6] [--write]
-Times are of one thread count, batch 1 where torch.onnx.export manages it, else 2; ratios are to ONNX Runtime on the original file.
+Times are of one thread count, batch 1 where torch.onnx.export manages it, else 2.
+Ratios are to ONNX Runtime on the original file.
 """
 
 from __future__ import annotations
