@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,16 @@ from tersor.errors import BackendError, CaptureError, UsageError
 from tersor.facts import facts, picture
 from tersor.lower import lower
 from tersor.optimized import Optimized
-from tersor.pipeline import Outcome, Reference, run
+from tersor.pipeline import Lossy, Outcome, Reference, run
 from tersor.progress import Console, Progress, Silent
 from tersor.provenance import describe_source, environment, fingerprint, reproduce
-from tersor.report.model import Report
+from tersor.quality import Data, Metric, Quality
+from tersor.repair import METHODS, repairer
+from tersor.report.model import QualityRecord, Report
 from tersor.target import Target, named
+
+CHECKED = 4
+"""So many calibration inputs are also run by every check of an exact pass."""
 
 
 @dataclass
@@ -32,6 +38,7 @@ class Request:
 
     Attributes:
         passes: the pipeline.
+        metric, budget, recover: for lossy passes, see `optimize`.
         seconds: time spent measuring each backend; 0 measures nothing.
     """
 
@@ -42,6 +49,9 @@ class Request:
     backend: str
     passes: tuple[Pass, ...]
     calibration: tuple[Any, ...]
+    metric: Metric | None
+    budget: float
+    recover: str | None
     sizes: Mapping[str, int] | None
     opset: int | None
     seconds: float
@@ -67,10 +77,10 @@ def optimize(
     backend: str = "auto",
     passes: str | Iterable[Any] | None = None,
     calibration: Iterable[Any] = (),
-    metric: Any = None,
+    metric: Metric | None = None,
     budget: float = 0.0,
     latency: float | None = None,
-    recover: Any = None,
+    recover: str | None = None,
     progress: bool | Progress = True,
     opset: int | None = None,
     seed: int = 0,
@@ -87,8 +97,13 @@ def optimize(
         target: "cpu", "cuda", or a `Target`.
         backend: "auto" measures the installed ones and keeps the fastest.
         passes: a pipeline as text, or pass objects; None runs every exact pass.
-        calibration: further example inputs, on which the result is checked as well.
-        metric, budget, latency, recover: for lossy passes; this version has none and refuses other values.
+        calibration: further, unlabelled example inputs. Lossy passes take their statistics from three quarters of
+            them and are judged on the rest; the first few are also checked by every exact pass.
+        metric: called with a model that has the original's signature, returns a number, higher is better; None judges
+            lossy passes by how closely the outputs follow the original's.
+        budget: share of the metric that lossy passes may lose in total, 0 to 1. With 0 none that loses is kept.
+        latency: not built yet; refused.
+        recover: what repairs a lossy pass: "least-squares" (None means that), "bias", "distill" or "none".
         progress: True shows a progress bar on a terminal.
         opset: ONNX opset of what is exported; None lets the exporter choose.
         seed: of everything random.
@@ -103,11 +118,15 @@ def optimize(
     Raises:
         TersorError: one of its kinds; the model is never changed.
     """
-    _refuse_unbuilt(metric=metric, budget=budget, latency=latency, recover=recover)
+    if latency is not None:
+        raise UsageError("latency steers the planner, and this version has none", "leave it out, or give passes")
     shown = Console() if progress is True else Silent() if progress is False else progress
+    pipeline = _pipeline(passes)
+    if not all(item.exact for item in pipeline):
+        metric, calibration = _own_data(model, metric, tuple(calibration))
     request = Request(
-        model, inputs, dynamic, named(target), backend, _pipeline(passes), tuple(calibration), sizes, opset, seconds,
-        seed, shown,
+        model, inputs, dynamic, named(target), backend, pipeline, tuple(calibration), metric,
+        _share(budget), _method(recover), sizes, opset, seconds, seed, shown,
     )  # fmt: skip
     with shown:
         return optimize_request(request)
@@ -138,7 +157,8 @@ def optimize_program(original: Any, request: Request, report: Report) -> Optimiz
     with request.stage("lower and measure"):
         lowered = lower(reference, outcome, request.target, request.backend, request.seconds, report)
     report.stages = dict(request.stages)
-    writer = checked_writer(lowered.program, reference, request.opset)
+    judged = outcome.reference if lowered.program is outcome.program else reference
+    writer = checked_writer(lowered.program, judged, request.opset)
     if _is_file(request.model):
         from tersor.verbatim import or_original
 
@@ -150,9 +170,23 @@ def plan(
     model: Any, inputs: Any = None, *, dynamic: Any = None, passes: Any = None, target: str | Target = "cpu",
     sizes: Mapping[str, int] | None = None, progress: Progress | None = None,
 ) -> Report:  # fmt: skip
-    """What `optimize` would do to the graph, without lowering or measuring anything."""
+    """What `optimize` would do to the graph with no limit on what lossy passes lose; lowers and measures nothing."""
     request = Request(
-        model, inputs, dynamic, named(target), "none", _pipeline(passes), (), sizes, None, 0.0, 0, progress or Silent()
+        model,
+        inputs,
+        dynamic,
+        named(target),
+        "none",
+        _pipeline(passes),
+        (),
+        None,
+        1.0,
+        None,
+        sizes,
+        None,
+        0.0,
+        0,
+        progress or Silent(),
     )
     report = _new_report(request)
     with request.stage("capture"):
@@ -167,15 +201,32 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
     report.model_hash, report.data_hash = fingerprint(original)
     with request.stage("reference"):
         extra = [original.interface.flatten(*split_inputs(item)) for item in request.calibration]
-        reference = Reference.of(original, extra)
+        reference = Reference.of(original, extra[:CHECKED])
+        lossy = _lossy(original, extra, request, report)
     with request.stage("passes"):
-        outcome = run(original, request.passes, reference, request.progress)
+        outcome = run(original, request.passes, reference, request.progress, lossy=lossy)
     report.steps = outcome.steps
     report.before, report.after = facts(original), facts(outcome.program)
     report.picture_before = picture(original, outcome.program, mark="removed")
     report.picture_after = picture(outcome.program, original)
-    report.parity = reference.judge("rewritten program against the original", outcome.program.run_flat)
+    what = "the original" if outcome.reference is reference else "what the lossy passes left"
+    report.parity = outcome.reference.judge(f"rewritten program against {what}", outcome.program.run_flat)
+    if lossy is not None:
+        report.quality = QualityRecord(
+            lossy.quality.name, lossy.quality.original, lossy.quality.measure(outcome.program), request.budget
+        )
     return reference, outcome
+
+
+def _lossy(original: Any, extra: list[Any], request: Request, report: Report) -> Lossy | None:
+    """What lossy passes may use and spend; None where there are none."""
+    if all(item.exact for item in request.passes):
+        return None
+    data = Data.split(original.inputs, extra)
+    if request.metric is None and not extra:
+        report.notes.append("lossy passes were judged on the example inputs alone: give calibration data or a metric")
+    quality = Quality.of(original, request.metric, request.budget, data)
+    return Lossy(quality, data, request.target, repairer(request.recover, request.progress, request.seed), request.seed)
 
 
 def _without_capture(request: Request, report: Report, error: CaptureError) -> Any:
@@ -216,9 +267,26 @@ def _pipeline(passes: str | Iterable[Any] | None) -> tuple[Pass, ...]:
     return spec.parse(passes)
 
 
-def _refuse_unbuilt(**options: Any) -> None:
-    asked = [name for name, given in options.items() if given not in (None, 0, 0.0, False)]
-    if asked:
-        raise UsageError(
-            f"{', '.join(asked)} steer lossy passes, and this version has only exact ones", "leave these options out"
-        )
+def _own_data(model: Any, metric: Metric | None, calibration: tuple[Any, ...]) -> tuple[Metric | None, tuple[Any, ...]]:
+    """A zoo model brings its own metric and calibration data."""
+    if not (isinstance(model, str) and model.startswith("zoo:")) or metric is not None or calibration:
+        return metric, calibration
+    from tersor.models_zoo.catalog import load
+
+    entry = load(model)
+    return entry.evaluator, tuple(entry.calibration)
+
+
+def _share(budget: float) -> float:
+    if not 0.0 <= budget <= 1.0:
+        raise UsageError(f"budget is {budget}, wanted a share from 0 to 1", "for example budget=0.01 for one percent")
+    return budget
+
+
+def _method(recover: str | None) -> str:
+    if recover is None:
+        return METHODS[0]
+    if recover not in METHODS:
+        near = get_close_matches(str(recover), METHODS, n=1)
+        raise UsageError(f"recover is {recover!r}", f"did you mean {near[0]!r}?" if near else f"one of {METHODS}")
+    return recover

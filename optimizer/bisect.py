@@ -36,19 +36,24 @@ class Culprit:
 def bisect(program: Program, passes: Sequence[Pass], verdict: Judge | None = None) -> Culprit | None:
     """The first guilty pass and site, or None where the whole pipeline is right.
 
+    Exact passes are guilty where an output moves; lossy ones where they raise (as a cut does that is not the zeroed
+    original) or leave a program that is not well formed. A verdict of the caller's replaces both.
+
     Passes are applied in order without being dropped; the first after which the program is wrong is searched by
     halving its sites, so the number of trials grows with the logarithm of the number of sites.
     """
-    verdict = verdict or _against(program)
-    current, tried = program, 0
+    given, current, tried = verdict, program, 0
+    exact = given or _against(program)
     for item in passes:
-        context = Context()
-        after, problem = _apply(current, item, context, verdict)
+        context = Context(calibration=(current.inputs,))
+        judge = exact if item.exact else given or _well_formed(program)
+        after, problem = _apply(current, item, context, judge)
         tried += 1
         if problem is None:
             current = after or current
+            exact = exact if item.exact or given else _against(current)
             continue
-        site, more = _guilty(current, item, context.taken, verdict)
+        site, more = _guilty(current, item, context.taken, judge)
         return Culprit(render_one(item), site, problem, tried + more)
     return None
 
@@ -60,6 +65,10 @@ def _against(program: Program) -> Judge:
         return structure(program, candidate) or failure(reference.judge("the pipeline", candidate.run_flat))
 
     return verdict
+
+
+def _well_formed(program: Program) -> Judge:
+    return lambda candidate: structure(program, candidate)
 
 
 def _apply(program: Program, item: Pass, context: Context, verdict: Judge) -> tuple[Program | None, str | None]:
@@ -89,6 +98,7 @@ def _guilty(program: Program, item: Pass, sites: Sequence[Site], verdict: Judge)
 
 def _prefix_wrong(program: Program, item: Pass, allowed: Sequence[Site], verdict: Judge) -> bool:
     remaining = {(site.node, site.detail) for site in allowed}
-    context = Context(limit=lambda site: (site.node, site.detail) in remaining)
+    context = Context(calibration=(program.inputs,))
+    context.limit = lambda site: (site.node, site.detail) in remaining
     _, problem = _apply(program, item, context, verdict)
     return problem is not None

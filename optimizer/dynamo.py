@@ -17,7 +17,16 @@ from torch import fx
 
 from tersor.errors import UsageError
 
-OPTIONS = {"passes": None, "target": "cpu", "backend": "onnxruntime", "seconds": 0.0, "shapes": 8, "verbose": False}
+OPTIONS = {
+    "passes": None,
+    "target": "cpu",
+    "backend": "onnxruntime",
+    "budget": 0.0,
+    "recover": None,
+    "seconds": 0.0,
+    "shapes": 8,
+    "verbose": False,
+}
 """Options and their defaults. ``shapes``: how many static shapes are compiled before further ones run the original."""
 
 
@@ -173,6 +182,8 @@ class CompiledGraph:
             passes=self.options["passes"],
             target=self.options["target"],
             backend=self.options["backend"],
+            budget=self.options["budget"],
+            recover=self.options["recover"],
             seconds=self.options["seconds"],
             progress=bool(self.options["verbose"]),
         )

@@ -76,3 +76,9 @@ class OutputError(TersorError):
     """An output path cannot be written, or already exists."""
 
     exit_code = 10
+
+
+class MetricError(TersorError):
+    """The user's metric raised, or returned no finite number."""
+
+    exit_code = 11

@@ -68,7 +68,7 @@ def lower(
     race = _Race(target)
     candidates = _candidates(wanted, report)
     for backend in candidates:
-        race.enter(backend.name, outcome.program, backend, reference, report)
+        race.enter(backend.name, outcome.program, backend, outcome.reference, report)
     rewritten = outcome.program is not reference.program
     if rewritten and not race.entries:
         for backend in candidates:

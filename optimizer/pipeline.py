@@ -1,4 +1,4 @@
-"""Run passes over a program, each one verified: clone, apply, refresh, judge, keep or drop."""
+"""Run passes over a program, each one verified: clone, apply, refresh, repair, judge, keep or drop."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from tersor.interface import Flat
 from tersor.noise import rounding
 from tersor.program import Program
 from tersor.progress import Progress, Silent
+from tersor.quality import Data, Quality
 from tersor.refresh import refresh
 from tersor.report.model import Parity, SiteRecord, StepRecord
 from tersor.spec import render_one
+from tersor.target import Target, detect
 
 SWEEPS = 4
 """Exact passes are repeated until none finds a site, at most this often."""
@@ -56,6 +58,10 @@ class Reference:
         outputs = [example, *(program.run(case.inputs) for case in cases[1:])]
         return cls(program, cases, outputs)
 
+    def moved(self, program: Program) -> Reference:
+        """The same cases with another program's outputs, which from now on are what must be reproduced."""
+        return Reference(program, self.cases, [program.run(case.inputs) for case in self.cases])
+
     def judge(self, what: str, run: Callable[..., Flat], floor: float = 0.0) -> list[Parity]:
         """Compare another implementation with the original at every binding."""
         names = self.program.interface.output_names
@@ -83,11 +89,40 @@ class Outcome:
 
     Attributes:
         program: the rewritten program; the original where nothing was kept.
+        reference: what exact passes, backends and files must reproduce: the original, or what the last lossy pass left.
         steps: one record per pass, in order.
     """
 
     program: Program
+    reference: Reference
     steps: list[StepRecord] = field(default_factory=list)
+
+
+Repair = Callable[[Program, Program, Context], tuple[Program, list[SiteRecord]]]
+"""Takes a program before and after a lossy pass and the pass's context; gives a better one, and what was done."""
+
+
+@dataclass
+class Lossy:
+    """What lossy passes may use and spend.
+
+    Attributes:
+        quality: the budget.
+        data: calibration and held-out inputs.
+        target: the device that decides what pays.
+        repair: run after each lossy pass.
+        seed: of everything random.
+    """
+
+    quality: Quality
+    data: Data
+    target: Target = field(default_factory=detect)
+    repair: Repair | None = None
+    seed: int = 0
+
+    def context(self) -> Context:
+        """What a pass is given."""
+        return Context(calibration=self.data.calibration, target=self.target, seed=self.seed)
 
 
 def run(
@@ -96,22 +131,27 @@ def run(
     reference: Reference | None = None,
     progress: Progress | None = None,
     limit: Callable[[Pass, Site], bool] | None = None,
+    lossy: Lossy | None = None,
 ) -> Outcome:
     """Apply passes in order, repeating the exact ones until a fixed point; the input program is not changed.
 
-    A pass that raises, leaves a program that is not well formed, changes the interface or moves an output is
-    dropped, with its reason in its record.
+    A pass that raises, leaves a program that is not well formed or changes the interface is dropped, with its reason
+    in its record; so is an exact one that moves an output, and a lossy one that spends more than the budget. Without
+    ``lossy`` the budget is zero, in agreement with the program on its example inputs.
     """
     progress = progress or Silent()
     reference = reference or Reference.of(program)
-    outcome = Outcome(program)
+    outcome = Outcome(program, reference)
+    if lossy is None and not all(item.exact for item in passes):
+        data = Data.split(program.inputs, ())
+        lossy = Lossy(Quality.of(program, None, 0.0, data), data)
     progress.stage("passes", len(passes))
     for sweep in range(SWEEPS):
         before = len(outcome.steps)
         for item in passes:
             if sweep and not item.exact:
                 continue
-            _step(outcome, item, reference, limit, repeat=sweep > 0)
+            _step(outcome, item, lossy, limit, repeat=sweep > 0)
             progress.advance(0 if sweep else 1, render_one(item))
         if not any(step.status == "kept" for step in outcome.steps[before:]):
             break
@@ -119,26 +159,31 @@ def run(
 
 
 def _step(
-    outcome: Outcome, item: Pass, reference: Reference, limit: Callable[[Pass, Site], bool] | None, *, repeat: bool
+    outcome: Outcome, item: Pass, lossy: Lossy | None, limit: Callable[[Pass, Site], bool] | None, *, repeat: bool
 ) -> None:
     spec = render_one(item)
     if repeat and any(step.spec == spec and step.status == "dropped" for step in outcome.steps):
         return
     started = time.perf_counter()
-    context = Context(limit=None if limit is None else lambda site: limit(item, site))
+    context = lossy.context() if lossy is not None else Context()
+    context.limit = None if limit is None else lambda site: limit(item, site)
     record = StepRecord(spec=spec, status="unchanged", exact=item.exact, nodes_before=_count(outcome.program))
-    candidate = attempt(outcome.program, item, context, reference, record)
+    candidate = attempt(outcome, item, context, lossy, record)
     record.sites = [SiteRecord(site.node, site.detail, site.origin) for site in context.taken]
     record.skipped = [SiteRecord(site.node, site.detail, site.origin) for site in context.skipped]
     record.nodes_after = _count(candidate or outcome.program)
     record.seconds = time.perf_counter() - started
-    outcome.program = candidate or outcome.program
+    if candidate is not None:
+        outcome.program = candidate
+        if not item.exact:
+            outcome.reference = outcome.reference.moved(candidate)
     if not repeat or record.status != "unchanged":
         outcome.steps.append(record)
 
 
-def attempt(program: Program, item: Pass, context: Context, reference: Reference, record: StepRecord) -> Program | None:
+def attempt(outcome: Outcome, item: Pass, context: Context, lossy: Lossy | None, record: StepRecord) -> Program | None:
     """One pass on a clone; the clone if it is kept, None otherwise. Fills the record's status, reason and parity."""
+    program = outcome.program
     candidate = program.clone()
     versions = _versions(program)
     try:
@@ -151,10 +196,12 @@ def attempt(program: Program, item: Pass, context: Context, reference: Reference
             return None
         refresh(candidate)
         candidate.prune_weights()
-        problem = structure(reference.program, candidate)
-        if problem is None:
-            record.parity = reference.judge(f"after {record.spec} against the original", candidate.run_flat)
+        problem = structure(outcome.reference.program, candidate)
+        if problem is None and item.exact:
+            record.parity = outcome.reference.judge(f"after {record.spec} against the original", candidate.run_flat)
             problem = failure(record.parity)
+        elif problem is None and lossy is not None:
+            candidate, problem = _spend(program, candidate, context, lossy, record)
     except WrittenInto:
         raise
     except TersorError as error:
@@ -163,6 +210,17 @@ def attempt(program: Program, item: Pass, context: Context, reference: Reference
         problem = f"{type(error).__name__}: {error}".splitlines()[0]
     record.status, record.reason = ("kept", "") if problem is None else ("dropped", problem)
     return candidate if problem is None else None
+
+
+def _spend(
+    before: Program, candidate: Program, context: Context, lossy: Lossy, record: StepRecord
+) -> tuple[Program, str | None]:
+    """Repair what a lossy pass damaged, and ask whether the budget allows what is left."""
+    record.parity = context.proofs
+    if lossy.repair is not None:
+        candidate, record.repaired = lossy.repair(before, candidate, context)
+    record.quality = lossy.quality.measure(candidate)
+    return candidate, lossy.quality.problem(record.quality)
 
 
 def _count(program: Program) -> int:

@@ -24,16 +24,19 @@ class Axis:
         size: its length; an expression where it differs from call to call.
         bound: the term that it turned out to be.
         pin: why none of its indices may be removed; empty where they may.
+        least: so many indices stay at least.
+        ordered: whether those that stay must keep their order.
         number: in order of creation, for stable names.
     """
 
-    __slots__ = ("bound", "number", "pin", "size")
+    __slots__ = ("bound", "least", "number", "ordered", "pin", "size")
     _count = 0
 
     def __init__(self, size: Size, pin: str = "") -> None:
         Axis._count += 1
         self.size, self.pin, self.number = size, pin, Axis._count
         self.bound: Term | None = None
+        self.least, self.ordered = 1, False
 
     def __repr__(self) -> str:
         return f"a{self.number}[{self.size}]"
@@ -118,6 +121,13 @@ def pin(term: Term, reason: str) -> None:
         axis.pin = axis.pin or reason
 
 
+def limit(term: Term, least: int = 1, ordered: bool = False) -> None:
+    """Demand that at least so many indices stay of each axis of a term, and that they keep their order."""
+    for axis in leaves(term):
+        axis.least = max(axis.least, least)
+        axis.ordered = axis.ordered or ordered
+
+
 def same(left: Size, right: Size) -> bool:
     """Whether two sizes are equal whatever the symbols are.
 
@@ -146,11 +156,12 @@ def quotient(whole: Size, part: Size) -> Size | None:
 
 
 def bind(axis: Axis, term: Term) -> None:
-    """Record that an unbound axis is ``term``; its pin passes on."""
+    """Record that an unbound axis is ``term``; its pin and limits pass on."""
     if any(leaf is axis for leaf in leaves(term)):
         raise Misaligned(f"axis {axis} would contain itself", "the sizes contradict each other")
     if axis.pin:
         pin(term, axis.pin)
+    limit(term, axis.least, axis.ordered)
     axis.bound = term
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from tersor.cli import options
 from tersor.cli.output import print_json, print_table, stdout_kept
@@ -12,15 +15,77 @@ if TYPE_CHECKING:
 
 
 def inspect(
-    model: options.Model, dim: options.Dims = None, inputs: options.Inputs = None, json: options.Json = False
+    model: options.Model,
+    dim: options.Dims = None,
+    inputs: options.Inputs = None,
+    axes: Annotated[
+        bool, typer.Option("--axes", help="Show which dimensions belong together, and which may be cut.")
+    ] = False,
+    picture: Annotated[
+        Path | None, typer.Option("--picture", metavar="FILE.html", help="With --axes: draw the groups.")
+    ] = None,
+    json: options.Json = False,
 ) -> None:
-    """Count operators, parameters and work; show inputs, outputs and dynamic dimensions."""
+    """Count operators, parameters and work; show inputs, outputs and dynamic dimensions, or groups of axes."""
+    if picture is not None:
+        _check_picture(picture, axes)
     with stdout_kept():
-        found = describe(model, options.load(model, dim, inputs))
+        program = options.load(model, dim, inputs)
+        found = axes_of(model, program) if axes else describe(model, program)
+    if picture is not None:
+        _draw(found, picture)
     if json:
         print_json(found)
+    elif axes:
+        _show_axes(found)
     else:
         _show(found)
+
+
+def _check_picture(picture: Path, axes: bool) -> None:
+    from tersor.cli.output import check_folder
+    from tersor.errors import UsageError
+
+    if not axes or picture.suffix != ".html":
+        raise UsageError(f"--picture is {str(picture)!r}", "give --axes too, and end the file in .html")
+    check_folder(picture)
+
+
+def axes_of(name: str, program: Program) -> dict[str, Any]:
+    """Everything that ``inspect --axes`` says, as plain values."""
+    from tersor.axes.summary import summarize
+
+    return {"model": name, **summarize(program)}
+
+
+def _draw(found: dict[str, Any], path: Path) -> None:
+    from tersor.report.axes import page
+    from tersor.report.html import write_text
+
+    write_text(page(found), path)
+
+
+def _show_axes(found: dict[str, Any]) -> None:
+    free = [group for group in found["groups"] if not group["pin"]]
+    print(f"{found['model']}: {len(free)} of {len(found['groups'])} groups of axes may be cut\n")
+    rows = [
+        (
+            group["name"],
+            group["kind"],
+            str(group["size"]),
+            _short(group["members"]),
+            group["pin"] or _short(group["spans"]),
+        )
+        for group in found["groups"]
+        if group["producers"] or group["consumers"]
+    ]
+    print_table(("group", "kind", "size", "dimensions of weights", "pinned by, or computed over by"), rows, right=(2,))
+    for node, reason in found["unknown"].items():
+        print(f"\nnote: {node}: {reason}")
+
+
+def _short(names: list[str]) -> str:
+    return ", ".join(names[:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
 
 
 def describe(name: str, program: Program) -> dict[str, Any]:

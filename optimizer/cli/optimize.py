@@ -36,6 +36,8 @@ def optimize(
     dim: options.Dims = None,
     inputs: options.Inputs = None,
     budget: Annotated[str, typer.Option("--budget", help="Share of the metric that may be lost, e.g. 1%.")] = "0%",
+    calibration: options.Calibration = None,
+    recover: options.Recover = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Time to measure each contestant.")] = 2.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write no model.")] = False,
     force: Annotated[bool, typer.Option("--force", "-f", help="Replace existing outputs.")] = False,
@@ -47,10 +49,18 @@ def optimize(
     if output is None and not dry_run:
         raise UsageError("no output was given", "add -o OUT.onnx, or --dry-run to only see what would be done")
     common: dict[str, Any] = {"passes": passes, "target": target, "sizes": options.sizes(dim) or None}
-    rest = {"backend": backend, "budget": options.fraction(budget), "opset": opset, "seed": seed, "seconds": seconds}
+    rest: dict[str, Any] = {
+        "backend": backend,
+        "budget": options.fraction(budget),
+        "opset": opset,
+        "seed": seed,
+        "seconds": seconds,
+    }
+    rest["recover"] = recover
     _check_outputs(None if dry_run else output, report or [], model, force)
     _check_names(passes, target, backend)
     common["inputs"] = options.arrays(inputs)
+    rest["calibration"] = [options.arrays(path) for path in calibration or []]
     with stdout_kept(), _progress(quiet) as progress:
         done = None if dry_run else _optimized(model, {**common, **rest, "progress": progress})
         made = _planned(model, {**common, "progress": progress}) if done is None else done.report

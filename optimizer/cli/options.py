@@ -40,6 +40,16 @@ Dims = Annotated[
 Inputs = Annotated[
     Path | None, typer.Option("--inputs", metavar="FILE.npz", help="Example inputs, one array per input name.")
 ]
+Calibration = Annotated[
+    list[Path] | None,
+    typer.Option(
+        "--calibration", metavar="FILE.npz", help="Unlabelled inputs for lossy passes, one array per input. Repeatable."
+    ),
+]
+Recover = Annotated[
+    str | None,
+    typer.Option("--recover", metavar="HOW", help="After lossy passes: least-squares (default), bias, distill, none."),
+]
 Passes = Annotated[
     str | None,
     typer.Option(

@@ -48,6 +48,8 @@ class StepRecord:
         nodes_before, nodes_after: operators in the graph.
         seconds: time to apply, refresh and judge.
         parity: the checks it went through.
+        quality: what the program reaches in the metric or in agreement after a lossy pass; None after an exact one.
+        repaired: what recovery did after a lossy pass, one line per layer.
     """
 
     spec: str
@@ -60,6 +62,8 @@ class StepRecord:
     nodes_after: int = 0
     seconds: float = 0.0
     parity: list[Parity] = field(default_factory=list)
+    quality: float | None = None
+    repaired: list[SiteRecord] = field(default_factory=list)
 
 
 @dataclass
@@ -76,6 +80,16 @@ class Timing:
     runs: int
     predicted_ms: float | None = None
     note: str = ""
+
+
+@dataclass
+class QualityRecord:
+    """What lossy passes spent: ``name`` is "metric" or "agreement", ``budget`` the share that may be lost."""
+
+    name: str
+    before: float
+    after: float
+    budget: float
 
 
 @dataclass
@@ -125,6 +139,7 @@ class Report:
         notes: what the user should know, in order.
         environment: versions, machine, date, seeds.
         kept: name of the timing of what was kept; empty where nothing was measured.
+        quality: what lossy passes spent; None where there were none.
     """
 
     model: str
@@ -145,6 +160,7 @@ class Report:
     picture_before: GraphPicture = field(default_factory=GraphPicture)
     picture_after: GraphPicture = field(default_factory=GraphPicture)
     kept: str = ""
+    quality: QualityRecord | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to JSON; the schema is ``docs/report-schema.json``."""

@@ -71,6 +71,8 @@ def _summary(report: Report) -> str:
     first, last = baseline(report), chosen(report)
     if first is not None and last is not None:
         rows.append(("latency", milliseconds(first.median_ms), milliseconds(last.median_ms)))
+    if report.quality is not None:
+        rows.append((report.quality.name, f"{report.quality.before:.4g}", f"{report.quality.after:.4g}"))
     where = f"{report.target}, {report.backend}" if report.backend else report.target
     lines = table([("", "before", "after"), *rows], right=(1, 2))
     return "\n".join([f"{report.model} on {where}: {verdict(report)}", *(f"  {line}" for line in lines)])
