@@ -33,8 +33,8 @@ def page(found: dict[str, Any]) -> str:
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
         f"<h1>{title}</h1><p>{free} of {len(groups)} groups may be cut. A row is a group of dimensions that are the "
-        "same thing; a filled mark is a layer that makes it, a ring one that sums over it. Pale rows are pinned; point at a "
-        f"row for the reason.</p>{_legend()}<div class='scroll'>{drawing(shown)}</div>{note}</html>\n"
+        "same thing; a filled mark is a layer that makes it, a ring one that sums over it. Pale rows are pinned; point "
+        f"at a row for the reason.</p>{_legend()}<div class='scroll'>{drawing(shown)}</div>{note}</html>\n"
     )
 
 
