@@ -2,13 +2,38 @@
 
 from __future__ import annotations
 
+from tersor.context import Context
 from tersor.pipeline import Repair
+from tersor.program import Program
 from tersor.progress import Progress
+from tersor.recover import Correspondence, recover
+from tersor.report.model import SiteRecord
 
 METHODS = ("least-squares", "bias", "distill", "none")
 """Ways to recover; the first is the default."""
 
 
-def repairer(method: str, progress: Progress, seed: int) -> Repair | None:
-    """The repair that goes by this name; None for "none"."""
-    return None
+def repairer(method: str, progress: Progress, seed: int, seconds: float = 60.0) -> Repair | None:
+    """The repair that goes by this name; None for "none".
+
+    "distill" runs for at most ``seconds``, after least squares.
+    """
+    if method == "none":
+        return None
+    steps = ("least-squares", "distill") if method == "distill" else (method,)
+
+    def repair(before: Program, damaged: Program, context: Context) -> tuple[Program, list[SiteRecord]]:
+        correspondence = Correspondence(tuple(context.cuts))
+        done = recover(
+            before, damaged, correspondence, context.calibration, steps, progress=progress, seed=seed, seconds=seconds
+        )
+        told = [
+            SiteRecord(
+                layer.node, f"{layer.method}: error {layer.before:.3g} to {layer.after:.3g} of the output's energy"
+            )
+            for layer in done.layers
+            if layer.kept
+        ]
+        return done.program, told
+
+    return repair

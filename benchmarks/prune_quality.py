@@ -1,0 +1,214 @@
+"""Accuracy against FLOPs for pruning without labels: our criteria and repairs beside Torch-Pruning's, trained models.
+
+Run: python benchmarks/prune_quality.py [--models zoo:digits-cnn,...] [--shares 0.3,0.5] [--distill 300] [--write]
+Each contestant removes the same share of the FLOPs. Calibration inputs are unlabelled training examples; losses that
+Torch-Pruning differentiates are the cross-entropy to the original's own predictions. No retraining with labels.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.results import write
+
+MODELS = "zoo:digits-cnn,zoo:digits-mobile,zoo:mnist-cnn,zoo:digits-vit,zoo:text-encoder"
+CRITERIA = ("magnitude", "activation", "taylor2", "surgeon")
+BATCHES = 16
+EXACT = "fold-constants,canonicalize,fold-batch-norm,remove-noops,dead-code"
+
+Row = dict[str, Any]
+
+
+class Ours:
+    """One captured model, pruned in several ways."""
+
+    def __init__(self, entry: Any, data: list[Any]) -> None:
+        from tersor.capture import load
+        from tersor.pipeline import Reference, run
+        from tersor.spec import parse
+
+        program = load(entry.model, entry.inputs, entry.dynamic)
+        self.program = run(program, parse(EXACT), Reference.of(program)).program
+        self.entry = entry
+        self.calibration = tuple(program.interface.flatten(item, {}) for item in data)
+
+    def pruned(self, criterion: str, share: float, allocation: str, method: str, seconds: float) -> Row:
+        """Prune, repair, measure."""
+        from tersor.context import Context
+        from tersor.cost.flops import program_flops
+        from tersor.passes.prune import Prune
+        from tersor.progress import Silent
+        from tersor.repair import repairer
+
+        started = time.perf_counter()
+        context = Context(calibration=self.calibration)
+        candidate = self.program.clone()
+        Prune(ratio=share, of="flops", criterion=criterion, allocation=allocation)(candidate, context)  # type: ignore[arg-type]
+        repair = repairer(method, Silent(), 0, seconds)
+        if repair is not None:
+            candidate, _ = repair(self.program, candidate, context)
+        return {
+            "accuracy": self.entry.evaluator(candidate),
+            "flops": program_flops(candidate).products / program_flops(self.program).products,
+            "parameters": candidate.parameter_bytes() / self.program.parameter_bytes(),
+            "seconds": time.perf_counter() - started,
+        }
+
+
+def theirs(entry: Any, data: list[Any], importance: str, share: float) -> Row:
+    """Torch-Pruning with the ratio that removes the wanted share of FLOPs, found by bisection."""
+    started = time.perf_counter()
+    low, high, best = 0.0, 0.95, None
+    whole = _flops(entry.model, entry.inputs)
+    for _ in range(7):
+        ratio = (low + high) / 2
+        model = _torch_pruned(entry, data, importance, ratio)
+        left = _flops(model, entry.inputs) / whole
+        if left <= 1 - share:
+            best, high = (model, left), ratio
+        else:
+            low = ratio
+    if best is None:
+        raise ValueError(f"cannot remove {share:.0%} of the FLOPs")
+    kept = sum(p.numel() for p in best[0].parameters()) / sum(p.numel() for p in entry.model.parameters())
+    took = time.perf_counter() - started
+    return {"accuracy": entry.evaluator(best[0]), "flops": best[1], "parameters": kept, "seconds": took}
+
+
+def _flops(model: Any, inputs: Any) -> float:
+    """Counted on the captured graph, as ours are."""
+    from tersor.capture import load
+    from tersor.cost.flops import program_flops
+
+    return float(program_flops(load(model.eval(), inputs)).products)
+
+
+def _torch_pruned(entry: Any, data: list[Any], importance: str, ratio: float) -> Any:
+    import torch
+    import torch_pruning as tp
+
+    model = copy.deepcopy(entry.model)
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    wanted = {
+        "magnitude": tp.importance.GroupMagnitudeImportance,
+        "taylor": tp.importance.GroupTaylorImportance,
+        "hessian": tp.importance.GroupHessianImportance,
+    }[importance]()
+    last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1:]
+    pruner = tp.pruner.BasePruner(
+        model, entry.inputs, importance=wanted, pruning_ratio=ratio, global_pruning=True, ignored_layers=last
+    )
+    if importance != "magnitude":
+        _gradients(model, wanted, data, per_example=importance == "hessian")
+    pruner.step()
+    return model.eval()
+
+
+def _gradients(model: Any, importance: Any, data: list[Any], *, per_example: bool) -> None:
+    """What Torch-Pruning's README does, with the model's own predictions as labels."""
+    import torch
+
+    model.zero_grad()
+    for batch in data[:4]:
+        logits = model(*batch)
+        loss = torch.nn.functional.cross_entropy(logits, logits.argmax(-1), reduction="none")
+        if not per_example:
+            loss.mean().backward()
+            continue
+        for item in loss:
+            model.zero_grad()
+            item.backward(retain_graph=True)
+            importance.accumulate_grad(model)
+
+
+def study(name: str, shares: list[float], distill: float, allocations: list[str]) -> list[Row]:
+    """All contestants on one model."""
+    from tersor.models_zoo.catalog import load
+
+    entry = load(name)
+    data = list(replace(entry.calibration, count=BATCHES))
+    ours = Ours(entry, data)
+    original = entry.evaluator(entry.model)
+    rows: list[Row] = []
+
+    def enter(tool: str, share: float, make: Callable[[], Row]) -> None:
+        try:
+            row = make()
+        except Exception as error:
+            row = {"why": f"{type(error).__name__}: {error}".splitlines()[0][:120]}
+        rows.append({"model": name, "original": original, "tool": tool, "share": share, **row})
+        print(rows[-1], flush=True)
+
+    for share in shares:
+        for importance in ("magnitude", "taylor", "hessian"):
+            enter(f"Torch-Pruning {importance}", share, lambda i=importance, s=share: theirs(entry, data, i, s))  # type: ignore[misc]
+        for criterion in CRITERIA:
+            for allocation in allocations:
+                for method in ("none", "least-squares"):
+                    label = f"Tersor {criterion}, {allocation}, {method}"
+                    enter(label, share, lambda c=criterion, a=allocation, m=method, s=share: ours.pruned(c, s, a, m, 0))  # type: ignore[misc]
+        if distill > 0:
+            label = f"Tersor activation, {allocations[0]}, distilled for {distill:.0f} s"
+            enter(label, share, lambda s=share: ours.pruned("activation", s, allocations[0], "distill", distill))  # type: ignore[misc]
+    return rows
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--models", default=MODELS)
+    parser.add_argument("--shares", default="0.3,0.5,0.7")
+    parser.add_argument("--allocations", default="global,greedy")
+    parser.add_argument("--distill", type=float, default=0.0, help="seconds of distillation for one contestant")
+    parser.add_argument("--write", action="store_true")
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    shares = [float(share) for share in options.shares.split(",")]
+    rows = [
+        row for name in options.models.split(",")
+        for row in study(name, shares, options.distill, options.allocations.split(","))
+    ]  # fmt: skip
+    text = summary(rows)
+    print(text)
+    if options.write:
+        write("prune_quality", "Accuracy after pruning without labels", text)
+    return 0
+
+
+def summary(rows: list[Row]) -> str:
+    lines = [
+        "Accuracy on held-out data after removing a share of the FLOPs, with no labels and no retraining; *loss ratio* "
+        "is our loss against that of the best Torch-Pruning contestant at the same share.",
+        "",
+        "| model | share | contestant | accuracy | loss | loss ratio | FLOPs kept | parameters kept | seconds | why |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        if "accuracy" not in row:
+            lines.append(
+                f"| {row['model']} | {row['share']:.0%} | {row['tool']} |||||||{row['why'].replace('|', '/')} |"
+            )
+            continue
+        rivals = [r for r in rows if r["model"] == row["model"] and r["share"] == row["share"] and "accuracy" in r]
+        best = max((r["accuracy"] for r in rivals if r["tool"].startswith("Torch")), default=None)
+        loss = row["original"] - row["accuracy"]
+        ratio = f"{loss / (row['original'] - best):.2f}" if best is not None and best < row["original"] else ""
+        lines.append(
+            f"| {row['model']} ({row['original']:.3f}) | {row['share']:.0%} | {row['tool']} | {row['accuracy']:.3f} "
+            f"| {loss:.3f} | {ratio} | {row['flops']:.0%} | {row['parameters']:.0%} | {row['seconds']:.0f} | |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
