@@ -19,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pool import sweep
-from benchmarks.results import write
+from benchmarks.results import read_rows, write
 
 FAMILIES = ("zoo", "hf", "timm", "torchvision")
 TIMEOUT = 600
@@ -163,7 +163,7 @@ def main() -> int:
     options = parser.parse_args()
     todo = [name for family in options.family or FAMILIES for name in models(family) if options.only in name]
     options.rows.parent.mkdir(parents=True, exist_ok=True)
-    known = _read(options.rows)
+    known = read_rows(options.rows)
     with options.rows.open("a", encoding="utf-8") as file:
         missing = [] if options.table else [n for n in todo if n not in known]
         for name, row in sweep(missing, examine, workers=options.workers, timeout=TIMEOUT):
@@ -171,19 +171,12 @@ def main() -> int:
             file.flush()
             print(f"{name}: {row['status']} {row.get('nodes', '')} of {row.get('reference_nodes', '')} "
                   f"nodes, {row['seconds']:.0f} s {row['why'][:200]}", flush=True)  # fmt: skip
-    rows = [row for name, row in _read(options.rows).items() if name in todo]
+    rows = [row for name, row in read_rows(options.rows).items() if name in todo]
     text = summary(rows)
     print(text)
     if options.write:
         write("coverage", "Architectures captured, optimized and verified", text)
     return 0
-
-
-def _read(path: Path) -> dict[str, dict[str, Any]]:
-    if not path.exists():
-        return {}
-    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
-    return {row["model"]: row for row in rows}
 
 
 def summary(rows: list[dict[str, Any]]) -> str:

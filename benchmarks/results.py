@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 
@@ -20,3 +22,11 @@ def write(name: str, title: str, text: str) -> Path:
     path = FOLDER / f"{name}.md"
     path.write_text(f"{head}\n{text}\n", encoding="utf-8")
     return path
+
+
+def read_rows(path: Path) -> dict[str, dict[str, Any]]:
+    """Rows of an earlier run by model, the last one of each; nothing where there is no file."""
+    if not path.exists():
+        return {}
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
+    return {row["model"]: row for row in rows}

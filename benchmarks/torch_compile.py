@@ -1,12 +1,14 @@
 """torch.compile(model, backend="tersor") over the zoo and the hf: list, against eager outputs.
 
-Run: python benchmarks/torch_compile.py [--family zoo|hf] [--only TEXT] [--write]
+Run: python benchmarks/torch_compile.py [--family zoo|hf] [--only TEXT] [--rows FILE] [--write]
+Rows are appended to ``--rows`` as they come, and models that stand there already are not run again.
 ``--write`` updates docs/results/torch_compile.md.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 import warnings
 from pathlib import Path
@@ -15,7 +17,9 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pool import sweep
-from benchmarks.results import write
+from benchmarks.results import read_rows, write
+
+TIMEOUT = 600
 
 TOLERANCE = 1e-4
 """Of the largest value in an output."""
@@ -76,14 +80,28 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", action="store_true")
+    parser.add_argument("--rows", type=Path, default=Path("out/torch_compile.jsonl"))
+    parser.add_argument("--table", action="store_true", help="run nothing, only print the table of the rows there are")
     options = parser.parse_args()
     todo = [name for family in options.family or ("zoo", "hf") for name in names(family) if options.only in name]
-    rows = {}
-    for name, row in sweep(todo, examine, workers=options.workers, timeout=600):
-        rows[name] = row
-        print(
-            f"{name}: {row['status']} {row.get('difference', '')} {row['seconds']:.0f} s {row['why'][:200]}", flush=True
-        )
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
+    known = read_rows(options.rows)
+    missing = [] if options.table else [name for name in todo if name not in known]
+    with options.rows.open("a", encoding="utf-8") as file:
+        for name, row in sweep(missing, examine, workers=options.workers, timeout=TIMEOUT):
+            file.write(json.dumps({"model": name, **row}) + "\n")
+            file.flush()
+            print(f"{name}: {row['status']} {row.get('difference', '')} {row['seconds']:.0f} s {row['why'][:200]}",
+                  flush=True)  # fmt: skip
+    text = table({name: row for name, row in read_rows(options.rows).items() if name in todo})
+    print(text)
+    if options.write:
+        write("torch_compile", 'torch.compile(model, backend="tersor")', text)
+    return 0
+
+
+def table(rows: dict[str, dict[str, Any]]) -> str:
+    """The table of results, and what it says in one sentence."""
     equal = sum(row["status"].startswith("equal") for row in rows.values())
     lines = [
         f"{equal} of {len(rows)} models equal to eager (largest difference below {TOLERANCE:g} of the output's scale), "
@@ -94,11 +112,7 @@ def main() -> int:
     for name, row in sorted(rows.items()):
         shown = f"{row['difference']:.1e}" if "difference" in row else ""
         lines.append(f"| {name} | {row['status']} | {shown} | {row['seconds']:.0f} | {row['why'][:160]} |")
-    text = "\n".join(lines)
-    print(text)
-    if options.write:
-        write("torch_compile", 'torch.compile(model, backend="tersor")', text)
-    return 0
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ from tersor.context import Context
 from tersor.pipeline import Repair
 from tersor.program import Program
 from tersor.progress import Progress
-from tersor.recover import Correspondence, recover
 from tersor.report.model import SiteRecord
 
 METHODS = ("least-squares", "bias", "distill", "none")
@@ -20,6 +19,8 @@ def repairer(method: str, progress: Progress, seed: int, seconds: float = 60.0) 
     """
     if method == "none":
         return None
+    from tersor.recover import Correspondence, recover
+
     steps = ("least-squares", "distill") if method == "distill" else (method,)
 
     def repair(before: Program, damaged: Program, context: Context) -> tuple[Program, list[SiteRecord]]:

@@ -8,13 +8,27 @@ from typing import Any
 import torch
 from torch import fx
 
-from tersor.axes import attention, convolution, elementwise, indexing, norms, pieces, products, views
+from tersor.axes import (
+    attention,
+    convolution,
+    elementwise,
+    geometry,
+    indexing,
+    norms,
+    pieces,
+    products,
+    recurrent,
+    routing,
+    spectral,
+    views,
+)
 from tersor.axes.flow import (
     RULES,
     Contraction,
     Dims,
     Flow,
     Literal,
+    Meaning,
     Role,
     Span,
     Value,
@@ -24,11 +38,15 @@ from tersor.axes.flow import (
     shape,
     where,
 )
+from tersor.axes.meaning import read, unread
 from tersor.axes.terms import Misaligned, same, size
 from tersor.program import Program
 from tersor.rewrite_values import key
 
-FAMILIES = (attention, convolution, elementwise, indexing, norms, pieces, products, views)
+FAMILIES = (
+    attention, convolution, elementwise, geometry, indexing, norms, pieces, products, recurrent, routing, spectral,
+    views,
+)  # fmt: skip
 """The modules whose import registers the flow rules."""
 
 
@@ -43,6 +61,7 @@ class Axes:
         contractions: where dimensions are summed over.
         spans: where formulas run over whole dimensions.
         roles: what dimensions are to nodes.
+        meanings: what integers are to axes, by node name, see `results`.
         unknown: nodes without a rule, and why their dimensions are pinned.
     """
 
@@ -52,6 +71,7 @@ class Axes:
     contractions: tuple[Contraction, ...]
     spans: tuple[Span, ...]
     roles: tuple[Role, ...]
+    meanings: dict[str, Meaning]
     unknown: dict[str, str]
 
 
@@ -64,6 +84,7 @@ def analyze(program: Program) -> Axes:
     storages: dict[object, Dims] = {}
     for node in program.nodes:
         if node.op == "output":
+            unread(node, flow)
             for source in node.all_input_nodes:
                 pin_value(flow.values.get(source.name), "graph output")
         elif node.op == "placeholder":
@@ -74,7 +95,7 @@ def analyze(program: Program) -> Axes:
             flow.values[node.name] = _call(flow, node)
     return Axes(
         flow.values, flow.weights, tuple(flow.literals), tuple(flow.contractions), tuple(flow.spans),
-        tuple(flow.roles), flow.unknown,
+        tuple(flow.roles), flow.meanings, flow.unknown,
     )  # fmt: skip
 
 
@@ -91,17 +112,22 @@ def _weight(flow: Flow, node: fx.Node, storages: dict[object, Dims]) -> Value:
 
 
 def _call(flow: Flow, node: fx.Node) -> Value:
-    if not _is_tensor(node.meta.get("val")):
-        return None
     name = key(node)
+    if not _is_tensor(node.meta.get("val")):
+        unread(node, flow)
+        return None
     apply = RULES.get(name) or (elementwise.elementwise if elementwise.is_elementwise(node) else None)
     if apply is None:
         flow.unknown[node.name] = f"no axis rule for {name or node.target}"
+        unread(node, flow)
         return flow.fixed(node, where(node, f"no axis rule for {name or node.target}"))
     try:
         made = apply(node, flow)
+        read(node, flow, name)
     except Misaligned as error:
         return _refused(flow, node, f"dimensions that do not line up at {node.name} ({str(error).splitlines()[0]})")
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError) as error:
+        return _refused(flow, node, f"the axis rule for {name} fails at {node.name} ({type(error).__name__}: {error})")
     if not _fits(made, node.meta["val"]):
         return _refused(flow, node, f"the axis rule for {name} does not cover {node.name}")
     return made
@@ -109,6 +135,7 @@ def _call(flow: Flow, node: fx.Node) -> Value:
 
 def _refused(flow: Flow, node: fx.Node, reason: str) -> Value:
     flow.unknown[node.name] = reason
+    unread(node, flow)
     return flow.fixed(node, reason)
 
 

@@ -7,9 +7,9 @@ import math
 from torch import fx
 
 from tersor.axes.elementwise import broadcast
-from tersor.axes.flow import Dims, Flow, Value, rule, shape
+from tersor.axes.flow import Dims, Flow, Value, rule, shape, where
 from tersor.axes.select import Kept, touched
-from tersor.axes.terms import Term, quotient, same, size, split, unify
+from tersor.axes.terms import Term, pin, quotient, same, size, split, unify
 from tersor.rewrite_values import arguments, fake
 
 
@@ -30,6 +30,9 @@ def attention(node: fx.Node, flow: Flow) -> Value:
     flow.role(node, "head-dim", query[-1])
     flow.role(node, "head-dim", value[-1])
     flow.role(node, "token", key[-2])
+    if given["is_causal"]:
+        for term in (query[-2], key[-2]):
+            pin(term, where(node, "positions that see only earlier ones"))
     _keep_scale(node, flow, query[-1])
     return (*batch, query[-2], value[-1])
 

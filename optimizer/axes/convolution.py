@@ -24,14 +24,15 @@ def convolution(node: fx.Node, flow: Flow) -> Value:
     groups = int(given["groups"])
     group, per_group = split(source[channel], quotient(size(source[channel]), groups) or 1)
     flow.literal(node, "groups", lambda kept: length(group, kept))
-    out = _channels(node, flow, (group, per_group), weight)
+    out = channels(node, flow, (group, per_group), weight)
     if (given.get("bias")) is not None:
         unify(flow.dims(given["bias"])[0], out)
     flow.contract(node, given["input"], channel)
     return (*source[:channel], out, *_positions(node, source[channel + 1 :], weight[2:]))
 
 
-def _channels(node: fx.Node, flow: Flow, source: tuple[Term, Term], weight: Dims) -> Term:
+def channels(node: fx.Node, flow: Flow, source: tuple[Term, Term], weight: Dims) -> Term:
+    """The output channels of a kernel over ``(group, in)``."""
     group, per_group = source
     transposed = _is_transposed(node)
     inputs, outputs = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
@@ -77,14 +78,16 @@ _WINDOWS = {
     name + form: dims
     for dims, form in ((1, "1d"), (2, "2d"), (3, "3d"))
     for name in (
-        "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "_adaptive_avg_pool", "lp_pool",
-        "upsample_nearest", "_upsample_nearest_exact",
+        "max_pool", "avg_pool", "adaptive_avg_pool", "adaptive_max_pool", "upsample_nearest", "_upsample_nearest_exact",
     )
 }  # fmt: skip
 _RESAMPLE = ("upsample_bilinear2d", "upsample_bicubic2d", "_upsample_bilinear2d_aa", "_upsample_bicubic2d_aa")
 
 
-@rule(*_WINDOWS, *_RESAMPLE, "upsample_linear1d", "upsample_trilinear3d", "max_pool2d_with_indices")
+@rule(
+    *_WINDOWS, *_RESAMPLE, "upsample_linear1d", "upsample_trilinear3d", "max_pool1d_with_indices",
+    "max_pool2d_with_indices", "max_pool3d_with_indices", "_adaptive_avg_pool2d", "_adaptive_avg_pool3d",
+)  # fmt: skip
 def windows(node: fx.Node, flow: Flow) -> Value:
     """Every channel by itself; positions are new."""
     name = node.target.overloadpacket.__name__  # type: ignore[union-attr]
@@ -103,13 +106,3 @@ def _each(node: fx.Node, flow: Flow, value: Any, spatial: int) -> Dims:
     for term in source[-spatial:]:
         pin(term, reason)
     return (*source[:-spatial], *(fresh(item, reason) for item in shape(value)[-spatial:]))
-
-
-@rule("grid_sampler", "grid_sampler_2d", "grid_sample")
-def grid_sample(node: fx.Node, flow: Flow) -> Value:
-    """Channels pass; positions come from the grid, whose coordinates are fixed."""
-    source, grid = flow.dims(node.args[0]), flow.dims(node.args[1])
-    for term in (*source[2:], grid[-1]):
-        pin(term, where(node, "sampled positions"))
-    unify(source[0], grid[0])
-    return (*source[:2], *grid[1:-1])

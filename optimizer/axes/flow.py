@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
+from typing import Literal as OneOf
 
 import torch
 from torch import fx
@@ -55,6 +56,20 @@ class Role:
     term: Term
 
 
+@dataclass(frozen=True)
+class Meaning:
+    """What the numbers in a tensor are to an axis, so that they are renumbered when it is cut.
+
+    Attributes:
+        kind: "position": each is an index into the axis; "count": how many positions name each index of it;
+            "end": running totals of such counts; "passed": which of those lie at or before a number.
+        term: the axis.
+    """
+
+    kind: OneOf["position", "count", "end", "passed"]
+    term: Term
+
+
 @dataclass
 class Flow:
     """The state of an analysis, and the verbs of its rules."""
@@ -66,6 +81,7 @@ class Flow:
     contractions: list[Contraction] = field(default_factory=list)
     spans: list[Span] = field(default_factory=list)
     roles: list[Role] = field(default_factory=list)
+    meanings: dict[str, Meaning] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
 
     def dims(self, argument: Any) -> Dims:

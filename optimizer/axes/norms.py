@@ -8,10 +8,11 @@ from typing import Any
 from torch import fx
 
 from tersor.axes.elementwise import elementwise
-from tersor.axes.flow import Dims, Flow, Value, fresh_value, rule, where
+from tersor.axes.flow import Dims, Flow, Meaning, Value, fresh_value, rule, where
+from tersor.axes.meaning import ranks, result
 from tersor.axes.select import length
 from tersor.axes.terms import UNIT, pin, quotient, size, split, unify
-from tersor.rewrite_values import arguments, fake
+from tersor.rewrite_values import argument, arguments, fake
 
 
 @rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
@@ -22,8 +23,10 @@ def batch_norm(node: fx.Node, flow: Flow) -> Value:
         if isinstance(item, fx.Node):
             unify(source[1], flow.dims(item)[0])
     flow.role(node, "scale", source[1])
-    value = fresh_value(node.meta["val"])
-    return [source, *value[1:]] if isinstance(value, list) else source
+    value = node.meta["val"]
+    if not isinstance(value, list | tuple):
+        return source
+    return [source, *((source[1],) if item.numel() else fresh_value(item) for item in value[1:])]
 
 
 @rule("layer_norm", "rms_norm", "native_layer_norm", "_fused_rms_norm")
@@ -39,11 +42,13 @@ def layer_norm(node: fx.Node, flow: Flow) -> Value:
         flow.span(node, term)
         flow.role(node, "norm", term)
     flow.sizes(node, "normalized_shape", source[-count:])
-    value = fresh_value(node.meta["val"])
-    return [source, *value[1:]] if isinstance(value, list) else source
+    value = node.meta["val"]
+    if not isinstance(value, list | tuple):
+        return source
+    return [source, *[(*source[:-count], *(UNIT,) * count)] * (len(value) - 1)]
 
 
-@rule("group_norm", "native_group_norm")
+@rule("group_norm")
 def group_norm(node: fx.Node, flow: Flow) -> Value:
     """Channels are ``(group, rest)``; statistics are over the rest."""
     given = arguments(node)
@@ -73,11 +78,11 @@ def instance_norm(node: fx.Node, flow: Flow) -> Value:
     return source
 
 
-@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "softmin", "normalize", "_safe_softmax")
+@rule("softmax", "_softmax", "log_softmax", "_log_softmax", "_safe_softmax")
 def softmax(node: fx.Node, flow: Flow) -> Value:
     """All positions of one dimension share a denominator."""
     source = flow.dims(node.args[0])
-    flow.span(node, source[_reduced(node, len(source))[0]])
+    flow.span(node, source[reduced(node, len(source))[0]])
     return source
 
 
@@ -85,10 +90,18 @@ def softmax(node: fx.Node, flow: Flow) -> Value:
 def summed(node: fx.Node, flow: Flow) -> Value:
     """Dimensions that are summed over: an index that is left out adds nothing."""
     source = flow.dims(node.args[0])
-    along = _reduced(node, len(source))
-    for dim in along:
-        flow.contract(node, node.args[0], dim)  # type: ignore[arg-type]
-    return _reduce(source, along, node)
+    along = reduced(node, len(source))
+    given = arguments(node)
+    if _number(given.get("ord", given.get("p"))) < 0:
+        return statistic(node, flow)
+    if not ranks(node, flow):
+        for dim in along:
+            flow.contract(node, node.args[0], dim)  # type: ignore[arg-type]
+    return reduce(source, along, node)
+
+
+def _number(value: Any) -> float:
+    return float(value) if isinstance(value, int | float) else 2.0
 
 
 @rule("mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "logsumexp", "prod", "any", "all",
@@ -99,32 +112,39 @@ def statistic(node: fx.Node, flow: Flow) -> Value:
     given = arguments(node)
     if isinstance(given.get("other"), fx.Node):
         return elementwise(node, flow)
-    along = _reduced(node, len(source))
+    along = reduced(node, len(source))
     for dim in along:
         flow.span(node, source[dim])
     value = node.meta["val"]
     if not isinstance(value, list | tuple):
-        return _reduce(source, along, node)
+        return reduce(source, along, node)
     if node.target.overloadpacket.__name__ in ("max", "min", "median"):  # type: ignore[union-attr]
-        for dim in along:
-            pin(source[dim], where(node, "positions that are returned"))
-    return [_reduce(source, along, node)] * len(value)
+        flow.meanings[result(node, 1)] = Meaning("position", source[along[0]])
+    return [reduce(source, along, node)] * len(value)
 
 
-@rule("argmax", "argmin", "argsort", "sort", "topk", "kthvalue", "multinomial")
-def positions(node: fx.Node, flow: Flow) -> Value:
-    """Positions become values, so none may move; the other dimensions pass."""
-    return flow.fixed(node, where(node, "positions that become values"))
+@rule("_weight_norm", "_weight_norm_interface")
+def weight_norm(node: fx.Node, flow: Flow) -> Value:
+    """A weight with its length along one dimension replaced: the others are computed over as a whole."""
+    weight, lengths = flow.dims(node.args[0]), flow.dims(node.args[1])
+    dim = int(argument(node, "dim")) % len(weight)
+    for index, term in enumerate(weight):
+        if index != dim:
+            flow.span(node, term)
+    unify(weight[dim], next((term for term in lengths if size(term) != 1), weight[dim]))
+    return [weight, lengths] if isinstance(node.meta["val"], list | tuple) else weight
 
 
-def _reduced(node: fx.Node, rank: int) -> list[int]:
+def reduced(node: fx.Node, rank: int) -> list[int]:
+    """The dimensions that a reduction names, all of them where it names none."""
     dims = arguments(node).get("dim")
     if dims is None or (isinstance(dims, Sequence) and not dims):
         return list(range(rank))
     return [int(dim) % max(rank, 1) for dim in (dims if isinstance(dims, Sequence) else [dims])]
 
 
-def _reduce(source: Dims, along: list[int], node: fx.Node) -> Dims:
+def reduce(source: Dims, along: list[int], node: fx.Node) -> Dims:
+    """What is left of dimensions when some are reduced away, or to size 1."""
     value: Any = node.meta["val"]
     first = value[0] if isinstance(value, list | tuple) else fake(node)
     if len(first.shape) == len(source):

@@ -9,7 +9,7 @@ from torch import fx
 from tersor.axes.flow import Flow, Value, fresh, fresh_value, rule, shape, where
 from tersor.axes.select import length
 from tersor.axes.terms import UNIT, Cat, Product, Term, cut, pin, same, size, split, unify
-from tersor.rewrite_values import argument, arguments, fake
+from tersor.rewrite_values import argument, arguments, fake, key
 
 
 @rule("cat", "concat", "concatenate")
@@ -55,13 +55,22 @@ def split_with_sizes(node: fx.Node, flow: Flow) -> Value:
 def split_evenly(node: fx.Node, flow: Flow) -> Value:
     """As `split_with_sizes`; parts stated by one size stay equal to each other."""
     parts = _take_apart(node, flow, _result_shapes(node))
+    given = arguments(node)
+    if isinstance(given.get("split_size"), list | tuple):
+        flow.literal(node, "split_size", lambda kept: [length(part, kept) for part in parts])
+        return _results(node, flow, parts)
+    if "indices" in given:
+        flow.literal(
+            node, "indices", lambda kept: [length(Cat(tuple(parts[: i + 1])), kept) for i in range(len(parts) - 1)]
+        )
+        return _results(node, flow, parts)
     for part in parts[1:]:
         if same(size(part), size(parts[0])):
             unify(parts[0], part)
         else:
             pin(part, where(node, "an uneven split"))
             pin(parts[0], where(node, "an uneven split"))
-    if "split_size" in arguments(node):
+    if "split_size" in given:
         flow.literal(node, "split_size", lambda kept: length(parts[0], kept))
     return _results(node, flow, parts)
 
@@ -137,14 +146,12 @@ def slice_(node: fx.Node, flow: Flow) -> Value:
         pin(source[dim], where(node, "a slice computed at run time"))
         made: Term = fresh(result, where(node, "a slice computed at run time"))
     else:
-        begin = max(0, start + total if start and start < 0 else start or 0)
-        made = _stretch(node, flow, source[dim], begin, step) if step == 1 else _strided(source[dim], begin, step)
+        begin = min(total, max(0, start + total if start and start < 0 else start or 0))
+        made = _stretch(node, flow, source[dim], begin, result) if step == 1 else _strided(source[dim], begin, step)
     return (*source[:dim], made, *source[dim + 1 :])
 
 
-def _stretch(node: fx.Node, flow: Flow, term: Term, begin: int, step: int) -> Term:
-    dim = _dim(node, len(flow.dims(node.args[0])))
-    count = int(shape(fake(node))[dim])
+def _stretch(node: fx.Node, flow: Flow, term: Term, begin: int, count: int) -> Term:
     head, rest = cut(term, begin)
     taken, _ = cut(rest, count)
     flow.literal(node, "start", lambda kept: length(head, kept))
@@ -161,6 +168,37 @@ def _strided(term: Term, begin: int, step: int) -> Term:
     return rows
 
 
+@rule("slice_scatter", "select_scatter")
+def scattered(node: fx.Node, flow: Flow) -> Value:
+    """A stretch, or one position, of a dimension replaced; the other dimensions are shared."""
+    into, part = flow.dims(node.args[0]), list(flow.dims(node.args[1]))
+    dim, total = _dim(node, len(into)), size(into[_dim(node, len(into))])
+    given = arguments(node)
+    begin, step = given.get("index", given.get("start") or 0), given.get("step", 1)
+    if step != 1 or not isinstance(begin, int) or not isinstance(total, int):
+        return flow.fixed(node, where(node, "places that are written"))
+    single = "index" in given
+    if single:
+        part.insert(dim, UNIT)
+        head, _ = cut(into[dim], begin % total)
+        cut(into[dim], begin % total + 1)
+        flow.literal(node, "index", lambda kept: length(head, kept))
+    else:
+        unify(part[dim], _stretch(node, flow, into[dim], begin % total, int(size(part[dim]))))
+    for index in set(range(len(into))) - {dim}:
+        unify(into[index], part[index])
+    return into
+
+
+@rule("meshgrid")
+def meshgrid(node: fx.Node, flow: Flow) -> Value:
+    """Every combination of several one-dimensional tensors."""
+    made = [flow.dims(item)[0] if flow.dims(item) else UNIT for item in node.args[0]]  # type: ignore[union-attr]
+    if arguments(node).get("indexing") == "xy" and len(made) > 1:
+        made[0], made[1] = made[1], made[0]
+    return [tuple(made)] * len(made)
+
+
 @rule("repeat", "tile")
 def repeat(node: fx.Node, flow: Flow) -> Value:
     """Copies one after another: a product with a new slow axis."""
@@ -169,6 +207,7 @@ def repeat(node: fx.Node, flow: Flow) -> Value:
         return flow.fixed(node, where(node, "copies counted at run time"))
     source = flow.dims(node.args[0])
     source = (*(UNIT,) * (len(times) - len(source)), *source)
+    times = [1] * (len(source) - len(times)) + times
     return tuple(Product((fresh(n, where(node, "copies")), term)) for term, n in zip(source, times, strict=True))
 
 
@@ -184,12 +223,13 @@ def repeat_interleave(node: fx.Node, flow: Flow) -> Value:
     return (*source[:dim], Product((source[dim], copies)), *source[dim + 1 :])
 
 
-@rule("constant_pad_nd", "pad", "reflection_pad1d", "reflection_pad2d", "replication_pad1d", "replication_pad2d")
+@rule("constant_pad_nd", "pad", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",
+      "replication_pad1d", "replication_pad2d", "replication_pad3d")  # fmt: skip
 def padded(node: fx.Node, flow: Flow) -> Value:
     """A padded dimension keeps its own positions between those of the padding, where it is padded with a constant."""
     source, result = flow.dims(node.args[0]), shape(fake(node))
     amounts = list(argument(node, "padding") if "padding" in arguments(node) else argument(node, "pad"))
-    constant = node.target.overloadpacket.__name__ == "constant_pad_nd"  # type: ignore[union-attr]
+    constant = key(node) == "constant_pad_nd" or arguments(node).get("mode") == "constant"
     made = list(source)
     for place in range(len(amounts) // 2):
         dim = len(source) - 1 - place
@@ -206,21 +246,47 @@ def padded(node: fx.Node, flow: Flow) -> Value:
     return tuple(made)
 
 
-@rule("flip", "roll", "cumsum", "cumprod", "cummax", "logcumsumexp", "rot90", "unfold", "tril", "triu", "diagonal")
+@rule("flip", "roll", "cumprod", "logcumsumexp", "unfold", "tril", "triu")
 def ordered(node: fx.Node, flow: Flow) -> Value:
     """Operators for which the order of positions matters along some dimensions, which are pinned; the rest pass."""
-    name = node.target.overloadpacket.__name__  # type: ignore[union-attr]
     source = flow.dims(node.args[0])
-    if name in ("rot90", "diagonal", "cummax"):
-        return flow.fixed(node, where(node, name))
-    along = [-1, -2] if name in ("tril", "triu") else _along(node)
+    along = [-1, -2] if key(node) in ("tril", "triu") else _along(node)
     for dim in along:
-        pin(source[dim], where(node, name))
-    if name == "unfold":
-        result = fake(node)
-        made = list(fresh_value(result, where(node, name)) or ())
+        pin(source[dim], where(node, key(node)))
+    if key(node) == "unfold":
+        made = fresh_value(node.meta["val"], where(node, "unfold"))
+        assert isinstance(made, tuple)
         return tuple(made[i] if i in (along[0], len(made) - 1) else source[i] for i in range(len(made)))
     return source
+
+
+@rule("rot90", "cummax", "cummin", "as_strided", "block_diag", "tensordot", "kron", "linalg_cross", "cross")
+def rearranged(node: fx.Node, flow: Flow) -> Value:
+    """Operators that look at every position of everything."""
+    return flow.fixed(node, where(node, key(node)))
+
+
+@rule("diagonal")
+def diagonal(node: fx.Node, flow: Flow) -> Value:
+    """Two dimensions walked together become the last one."""
+    source, reason = flow.dims(node.args[0]), where(node, "a diagonal")
+    pair = [int(argument(node, name)) % len(source) for name in ("dim1", "dim2")]
+    for dim in pair:
+        pin(source[dim], reason)
+    return (*(term for i, term in enumerate(source) if i not in pair), fresh(shape(fake(node))[-1], reason))
+
+
+@rule("diag_embed")
+def diag_embed(node: fx.Node, flow: Flow) -> Value:
+    """The last dimension becomes the diagonal of two new ones."""
+    source, reason = flow.dims(node.args[0]), where(node, "a diagonal")
+    result = shape(fake(node))
+    pin(source[-1], reason)
+    pair = sorted(int(argument(node, name)) % len(result) for name in ("dim1", "dim2"))
+    made = list(source[:-1])
+    for dim in pair:
+        made.insert(dim, fresh(result[dim], reason))
+    return tuple(made)
 
 
 def _along(node: fx.Node) -> list[int]:

@@ -9,6 +9,8 @@ from torch import fx
 
 from tersor.axes.analysis import Axes
 from tersor.axes.select import Kept, indices, touched
+from tersor.axes.terms import Axis
+from tersor.errors import RewriteError
 from tersor.program import Program
 from tersor.rewrite_values import arguments
 
@@ -22,7 +24,12 @@ def remove(program: Program, axes: Axes, kept: Kept) -> None:
         program: the analysed program or a clone of it.
         axes: its analysis.
         kept: for each axis to cut or reorder, the indices that stay, in their new order.
+
+    Raises:
+        RewriteError: an axis is pinned, would lose more than it may, or may not be reordered.
     """
+    for axis, stay in kept.items():
+        _allow(axis, stay)
     made: dict[int, torch.Tensor] = {}
     for name, dims in axes.weights.items():
         value = program.weights.get(name)
@@ -34,6 +41,17 @@ def remove(program: Program, axes: Axes, kept: Kept) -> None:
         if node is not None:
             set_argument(node, literal.argument, literal.value(kept))
     program.changed()
+
+
+def _allow(axis: Axis, stay: torch.Tensor) -> None:
+    if axis.pin:
+        raise RewriteError(f"axis {axis} may not be cut: {axis.pin}", "cut free groups only")
+    if len(stay) < axis.least or len(stay.unique()) < len(stay):
+        raise RewriteError(
+            f"{len(stay)} indices of axis {axis} were to stay", f"keep {axis.least} different ones or more"
+        )
+    if axis.ordered and not bool((stay.diff() > 0).all()):
+        raise RewriteError(f"the indices of axis {axis} were to change places", "keep them in ascending order")
 
 
 def narrowed(value: torch.Tensor, dims: Any, kept: Kept) -> torch.Tensor:

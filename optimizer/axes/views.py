@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from torch import fx
 
-from tersor.axes.flow import Dims, Flow, Value, fresh, rule, shape, where
+from tersor.axes.flow import Dims, Flow, Value, fresh, rule, shape
 from tersor.axes.select import length
-from tersor.axes.terms import Misaligned, Product, Size, Term, pin, product, quotient, resolve, same, size, split
-from tersor.rewrite_values import argument, fake
+from tersor.axes.terms import Misaligned, Product, Size, Term, limit, product, quotient, resolve, same, size, split
+from tersor.rewrite_values import argument, arguments, fake
 
 
 @rule("reshape", "view", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
@@ -94,28 +94,23 @@ def movedim(node: fx.Node, flow: Flow) -> Value:
 @rule("squeeze", "unsqueeze", "squeeze_")
 def squeeze(node: fx.Node, flow: Flow) -> Value:
     """Dimensions of size 1 come and go; the others keep their order."""
-    waiting = [term for term in flow.dims(node.args[0]) if size(term) != 1]
+    source = flow.dims(node.args[0])
+    for dim in _squeezed(node, len(source)):
+        limit(source[dim], least=2)
+    waiting = [term for term in source if size(term) != 1]
     made: list[Term] = []
     for wanted in shape(fake(node)):
         made.append(fresh(1) if wanted == 1 else waiting.pop(0))
     return tuple(made)
 
 
-@rule("pixel_shuffle", "pixel_unshuffle")
-def pixel_shuffle(node: fx.Node, flow: Flow) -> Value:
-    """Channels are a product of channels and a square of pixels."""
-    source, result = flow.dims(node.args[0]), shape(fake(node))
-    factor = int(node.args[1])  # type: ignore[call-overload]
-    for term in source[-2:]:
-        pin(term, where(node, "pixel shuffle"))
-    if node.target.overloadpacket.__name__ == "pixel_shuffle":  # type: ignore[union-attr]
-        channels, square = split(source[-3], factor * factor)
-    else:
-        square = fresh(factor * factor)
-        channels = source[-3]
-    pin(square, where(node, "pixel shuffle"))
-    inner = channels if same(result[-3], size(channels)) else product((channels, square))
-    return (*source[:-3], inner, *(fresh(item, where(node, "pixel shuffle")) for item in result[-2:]))
+def _squeezed(node: fx.Node, rank: int) -> list[int]:
+    """Dimensions that would vanish if one index were left of them."""
+    if "unsqueeze" in str(node.target):
+        return []
+    dims = arguments(node).get("dim")
+    chosen = range(rank) if dims is None else dims if isinstance(dims, list | tuple) else [dims]
+    return [int(dim) % rank for dim in chosen if rank]
 
 
 @rule("channel_shuffle", "native_channel_shuffle")

@@ -11,8 +11,10 @@ from torch import fx
 
 from tersor.axes.analysis import Axes
 from tersor.axes.flow import Contraction, Value
+from tersor.axes.meaning import result as result_name
 from tersor.axes.remove import narrowed, set_argument
 from tersor.axes.select import Kept, indices, touched
+from tersor.axes.terms import size
 from tersor.interface import Flat
 from tersor.program import Program
 
@@ -76,11 +78,27 @@ class _Zeroed(fx.Interpreter):
 
         def value(placeholder: fx.Node) -> Any:
             source = by_name[str(placeholder.target)]
-            return _narrow(self.env[source], self.axes.values.get(source.name), self.kept)
+            narrow = _narrow(self.env[source], self.axes.values.get(source.name), self.kept)
+            return self._renumbered(source.name, narrow, back=False)
 
         args, kwargs = fx.node.map_arg((copied.args, copied.kwargs), value)
-        result = self.call_function(node.target, args, kwargs)
-        return _spread(result, self.axes.values[node.name], self.kept, node.meta["val"])
+        made = self.call_function(node.target, args, kwargs)
+        spread = _spread(made, self.axes.values[node.name], self.kept, node.meta["val"])
+        if isinstance(spread, list | tuple):
+            return [self._renumbered(result_name(node, i), item, back=True) for i, item in enumerate(spread)]
+        return self._renumbered(node.name, spread, back=True)
+
+    def _renumbered(self, name: str, value: Any, back: bool) -> Any:
+        """Positions into a cut axis, from their numbers among all to those among the kept, or back."""
+        found = self.axes.meanings.get(name)
+        if found is None or found.kind != "position" or not touched(found.term, self.kept):
+            return value
+        stay = indices(found.term, self.kept)
+        if back:
+            return stay[value]
+        numbers = torch.zeros(int(size(found.term)), dtype=torch.int64)
+        numbers[stay] = torch.arange(len(stay))
+        return numbers[value]
 
 
 def _narrow(value: Any, dims: Value, kept: Kept) -> Any:
