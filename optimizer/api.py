@@ -14,6 +14,7 @@ import torch
 
 from tersor import capture, spec
 from tersor.artefact import checked_writer
+from tersor.axes.summary import summarize
 from tersor.capture.torch import split_inputs
 from tersor.context import Pass
 from tersor.errors import BackendError, CaptureError, UsageError
@@ -212,6 +213,7 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
     what = "the original" if outcome.reference is reference else "what the lossy passes left"
     report.parity = outcome.reference.judge(f"rewritten program against {what}", outcome.program.run_flat)
     if lossy is not None:
+        report.groups = summarize(original)[0]
         report.quality = QualityRecord(
             lossy.quality.name, lossy.quality.original, lossy.quality.measure(outcome.program), request.budget
         )

@@ -2,27 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from tersor.axes.analysis import analyze
 from tersor.axes.groups import Group, groups
 from tersor.program import Program
+from tersor.report.model import GroupRecord
 
 
-def summarize(program: Program) -> dict[str, Any]:
-    """Groups in graph order with size, kind, members, producers, consumers and pins, and the nodes without a rule."""
+def summarize(program: Program) -> tuple[list[GroupRecord], dict[str, str]]:
+    """Groups in graph order, and why dimensions are not followed through some nodes, by node name."""
     axes = analyze(program)
-    return {"groups": [_group(item) for item in groups(program, axes)], "unknown": dict(axes.unknown)}
+    return [_record(item) for item in groups(program, axes)], dict(axes.unknown)
 
 
-def _group(group: Group) -> dict[str, Any]:
-    return {
-        "name": group.name,
-        "kind": group.kind,
-        "size": group.size,
-        "members": [f"{member.weight}[{member.dim}]" for member in group.members],
-        "producers": list(group.producers),
-        "consumers": list(group.consumers),
-        "spans": list(group.spans),
-        "pin": group.pin,
-    }
+def _record(group: Group) -> GroupRecord:
+    return GroupRecord(
+        name=group.name,
+        kind=group.kind,
+        size=group.size,
+        members=[f"{member.weight}[{member.dim}]" for member in group.members],
+        producers=list(group.producers),
+        consumers=list(group.consumers),
+        spans=list(group.spans),
+        pin=group.pin,
+    )

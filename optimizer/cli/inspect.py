@@ -33,7 +33,7 @@ def inspect(
         program = options.load(model, dim, inputs)
         found = axes_of(model, program) if axes else describe(model, program)
     if picture is not None:
-        _draw(found, picture)
+        _draw(model, program, picture)
     if json:
         print_json(found)
     elif axes:
@@ -53,16 +53,20 @@ def _check_picture(picture: Path, axes: bool) -> None:
 
 def axes_of(name: str, program: Program) -> dict[str, Any]:
     """Everything that ``inspect --axes`` says, as plain values."""
+    from dataclasses import asdict
+
     from tersor.axes.summary import summarize
 
-    return {"model": name, **summarize(program)}
+    groups, unknown = summarize(program)
+    return {"model": name, "groups": [asdict(group) for group in groups], "unknown": unknown}
 
 
-def _draw(found: dict[str, Any], path: Path) -> None:
+def _draw(name: str, program: Program, path: Path) -> None:
+    from tersor.axes.summary import summarize
     from tersor.report.axes import page
     from tersor.report.html import write_text
 
-    write_text(page(found), path)
+    write_text(page(name, summarize(program)[0]), path)
 
 
 def _show_axes(found: dict[str, Any]) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import html
-from typing import Any
+from collections.abc import Sequence
+
+from tersor.report.model import GroupRecord
 
 _COLOURS = {
     "channels": "#2f6fb0", "hidden": "#3a8f5c", "heads": "#a8562a", "head-dim": "#c98f2b", "width": "#7a4fa3",
@@ -18,23 +20,25 @@ _STYLE = (
 )
 
 
-def page(found: dict[str, Any]) -> str:
-    """One self-contained page for what `tersor.axes.summary.summarize` gives, with the model's name."""
-    groups = found["groups"]
-    free = sum(not group["pin"] for group in groups)
-    shown = [group for group in groups if group["producers"] or group["consumers"]][:_MOST]
-    hidden = len(groups) - len(shown)
-    note = (
-        f"<p>{hidden} groups that no layer makes or reads, or that are beyond {_MOST}, are not drawn.</p>"
-        if hidden
-        else ""
-    )
-    title = html.escape(f"Axes of {found['model']}")
+def page(model: str, groups: Sequence[GroupRecord]) -> str:
+    """One self-contained page with the drawing of a model's groups."""
+    title = html.escape(f"Axes of {model}")
     return (
         f"<!doctype html><html lang='en'><meta charset='utf-8'><title>{title}</title><style>{_STYLE}</style>"
-        f"<h1>{title}</h1><p>{free} of {len(groups)} groups may be cut. A row is a group of dimensions that are the "
-        "same thing; a filled mark is a layer that makes it, a ring one that sums over it. Pale rows are pinned; point "
-        f"at a row for the reason.</p>{_legend()}<div class='scroll'>{drawing(shown)}</div>{note}</html>\n"
+        f"<h1>{title}</h1>{section(groups)}</html>\n"
+    )
+
+
+def section(groups: Sequence[GroupRecord]) -> str:
+    """What the drawing shows, its legend, and the drawing."""
+    free = sum(not group.pin for group in groups)
+    shown = [group for group in groups if group.producers or group.consumers][:_MOST]
+    hidden = len(groups) - len(shown)
+    note = f"<p>{hidden} groups that no layer makes or reads, or beyond {_MOST}, are not drawn.</p>" if hidden else ""
+    return (
+        f"<p>{free} of {len(groups)} groups may be cut. A row is a group of dimensions that are the same thing; a "
+        "filled mark is a layer that makes it, a ring one that sums over it. Pale rows are pinned; point at a row for "
+        f"the reason.</p>{_legend()}<div class='scroll'>{drawing(shown)}</div>{note}"
     )
 
 
@@ -43,9 +47,9 @@ def _legend() -> str:
     return f"<p class='legend'>{items}</p>"
 
 
-def drawing(groups: list[dict[str, Any]]) -> str:
+def drawing(groups: Sequence[GroupRecord]) -> str:
     """The matrix of groups and layers as SVG."""
-    layers = list(dict.fromkeys(node for group in groups for node in (*group["producers"], *group["consumers"])))
+    layers = list(dict.fromkeys(node for group in groups for node in (*group.producers, *group.consumers)))
     place = {node: index for index, node in enumerate(layers)}
     left, top, step = 330, 120, 16
     body = [_column(node, left + index * step, top) for node, index in place.items()]
@@ -61,18 +65,18 @@ def _column(node: str, x: int, top: int) -> str:
     return f"<text x='{x}' y='{top - 12}' transform='rotate(-60 {x} {top - 12})'>{html.escape(node)}</text>"
 
 
-def _row(group: dict[str, Any], place: dict[str, int], left: int, y: int, step: int) -> str:
-    colour = _COLOURS.get(group["kind"], "#555")
-    ends = [place[node] for node in (*group["producers"], *group["consumers"])]
-    label = f"{group['name']} ({group['kind']} {group['size']})"
-    tip = f"pinned: {group['pin']}" if group["pin"] else f"free; members {', '.join(group['members'][:12])}"
-    marks = [f"<circle cx='{left + place[n] * step}' cy='{y}' r='5' fill='{colour}'/>" for n in group["producers"]]
+def _row(group: GroupRecord, place: dict[str, int], left: int, y: int, step: int) -> str:
+    colour = _COLOURS.get(group.kind, "#555")
+    ends = [place[node] for node in (*group.producers, *group.consumers)]
+    label = f"{group.name} ({group.kind} {group.size})"
+    tip = f"pinned: {group.pin}" if group.pin else f"free; members {', '.join(group.members[:12])}"
+    marks = [f"<circle cx='{left + place[n] * step}' cy='{y}' r='5' fill='{colour}'/>" for n in group.producers]
     marks += [
         f"<circle cx='{left + place[n] * step}' cy='{y}' r='4' fill='#fff' stroke='{colour}' stroke-width='2'/>"
-        for n in group["consumers"]
+        for n in group.consumers
     ]
     line = f"<line x1='{left + min(ends) * step}' x2='{left + max(ends) * step}' y1='{y}' y2='{y}' stroke='{colour}'/>"
-    opacity = " opacity='0.35'" if group["pin"] else ""
+    opacity = " opacity='0.35'" if group.pin else ""
     return (
         f"<g{opacity}><title>{html.escape(tip)}</title>"
         f"<text x='{left - 14}' y='{y + 4}' text-anchor='end'>{html.escape(label)}</text>{line}{''.join(marks)}</g>"

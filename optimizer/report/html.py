@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from tersor.errors import OutputError
-from tersor.report import summary
+from tersor.report import axes, summary
 from tersor.report.charts import charts
 from tersor.report.drawing import draw
 from tersor.report.model import Report
@@ -69,6 +70,8 @@ def _content(report: Report) -> dict[str, Any]:
         "operators": _operator_rows(report),
         "baseline_ms": first.median_ms if first is not None else None,
         "charts": charts(report),
+        "axes": Markup(axes.section(report.groups)) if report.groups else "",
+        "proven": summary.proven,
         "graphs": [
             ("before", draw(report.picture_before, "graph before"), _marks(report.picture_before.nodes)),
             ("after", draw(report.picture_after, "graph after"), _marks(report.picture_after.nodes)),
@@ -89,6 +92,10 @@ def cards(report: Report) -> list[Card]:
     if first is not None and last is not None:
         was, now = summary.milliseconds(first.median_ms), summary.milliseconds(last.median_ms)
         made.append(_card("Latency", was, now, summary.gain(report)))
+    if report.quality is not None:
+        quality = report.quality
+        was, now = f"{quality.before:.4g}", f"{quality.after:.4g}"
+        made.append(_card(quality.name.capitalize(), was, now, f"{quality.budget:.2%} may be lost"))
     if report.parity:
         state = "agrees" if summary.verified(report) else "not verified"
         found = summary.worst(report.parity)

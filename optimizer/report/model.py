@@ -83,6 +83,30 @@ class Timing:
 
 
 @dataclass
+class GroupRecord:
+    """Dimensions of the original that are the same thing.
+
+    Attributes:
+        name: the first weight that has it.
+        kind: what it is for: channels, hidden, heads, head-dim, width, experts or tokens.
+        size: how many indices it has.
+        members: dimensions of weights, as ``name[dimension]``.
+        producers, consumers: nodes that make it, and that sum over it.
+        spans: nodes that compute over it as a whole.
+        pin: why it may not be cut; empty where it may.
+    """
+
+    name: str
+    kind: str
+    size: int
+    members: list[str]
+    producers: list[str]
+    consumers: list[str]
+    spans: list[str]
+    pin: str
+
+
+@dataclass
 class QualityRecord:
     """What lossy passes spent: ``name`` is "metric" or "agreement", ``budget`` the share that may be lost."""
 
@@ -140,6 +164,7 @@ class Report:
         environment: versions, machine, date, seeds.
         kept: name of the timing of what was kept; empty where nothing was measured.
         quality: what lossy passes spent; None where there were none.
+        groups: the original's groups of axes, where lossy passes ran.
     """
 
     model: str
@@ -161,6 +186,7 @@ class Report:
     picture_after: GraphPicture = field(default_factory=GraphPicture)
     kept: str = ""
     quality: QualityRecord | None = None
+    groups: list[GroupRecord] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to JSON; the schema is ``docs/report-schema.json``."""

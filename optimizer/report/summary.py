@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from tersor.report.model import ModelFacts, Parity, Report, SiteRecord, Timing
+from tersor.report.model import ModelFacts, Parity, Report, SiteRecord, StepRecord, Timing
 
 
 def count(value: int | float | None, unit: str = "") -> str:
@@ -141,3 +141,12 @@ def speedup(report: Report) -> float | None:
     if first is None or last is None or not last.median_ms:
         return None
     return first.median_ms / last.median_ms
+
+
+def proven(step: StepRecord) -> str:
+    """What the comparisons say that a lossy pass made itself; empty where it made none."""
+    if step.exact or not step.parity:
+        return ""
+    worst_row = max((row for parity in step.parity for row in parity.outputs.values()), key=lambda row: row["relative"])
+    times = f"{len(step.parity)} size bindings" if len(step.parity) > 1 else "the example inputs"
+    return f"proven: {step.parity[0].what}, largest difference {worst_row['relative']:.1e} of the output, at {times}"

@@ -13,6 +13,7 @@ from tersor.report.summary import (
     done,
     milliseconds,
     nodes,
+    proven,
     skipped,
     verdict,
     worst,
@@ -88,6 +89,8 @@ def _steps(report: Report) -> list[str]:
         rows.append((step.spec, step.status, sites, str(len(step.skipped) or ""), change, f"{step.seconds:.2f}"))
     lines = table(rows, right=(2, 3, 4, 5)) if len(rows) > 1 else []
     lines += [f"{step.spec} dropped: {step.reason}" for step in report.steps if step.status == "dropped"]
+    lines += [f"{step.spec} {proven(step)}" for step in report.steps if proven(step)]
+    lines += [f"{step.spec}: {len(step.repaired)} layers repaired" for step in report.steps if step.repaired]
     idle = [step.spec for step in report.steps if step.status == "unchanged" and not step.skipped]
     if idle:
         lines.append(f"nothing to do: {', '.join(dict.fromkeys(idle))}")
