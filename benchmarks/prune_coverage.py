@@ -24,7 +24,7 @@ from benchmarks.coverage import models as listed
 from benchmarks.pool import sweep
 from benchmarks.results import write
 
-FAMILIES = ("zoo", "torchvision", "timm", "hf", "yolo")
+FAMILIES = ("zoo", "torchvision", "timm", "hf", "yolo", "large")
 TIMEOUT, PEER_TIMEOUT = 300, 100
 PEER = "torch-pruning|"
 
@@ -35,6 +35,8 @@ def names(family: str) -> list[str]:
         from benchmarks.yolo_blocks import BLOCKS
 
         return [f"yolo:{name}" for name in BLOCKS]
+    if family == "large":
+        return ["large:llama-32-layers"]
     if family == "torchvision":
         from tersor.models_zoo.catalog import names as known
 
@@ -49,10 +51,29 @@ def load(name: str) -> tuple[Any, Any, Any]:
 
         module, inputs = BLOCKS[name.removeprefix("yolo:")]()
         return module, inputs, None
+    if name.startswith("large:"):
+        return decoder(32)
     from tersor.models_zoo.catalog import load as known
 
     entry = known(name)
     return entry.model, entry.inputs, entry.dynamic if name.startswith("zoo:") else None
+
+
+def decoder(layers: int) -> tuple[Any, Any, Any]:
+    """A Llama with grouped queries, narrow and deep."""
+    import torch
+
+    from tersor.models_zoo.torchvision_ops import ensure
+
+    ensure()
+    from transformers import LlamaConfig, LlamaModel
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        hidden_size=256, intermediate_size=512, num_hidden_layers=layers, num_attention_heads=8, num_key_value_heads=2,
+        vocab_size=256, use_cache=False,
+    )  # fmt: skip
+    return LlamaModel(config).eval(), {"input_ids": torch.randint(0, 256, (2, 16))}, None
 
 
 def examine(name: str) -> dict[str, Any]:

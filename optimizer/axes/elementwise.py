@@ -76,7 +76,10 @@ def expand(node: fx.Node, flow: Flow) -> Value:
         source[i - lead] if i >= lead and same(size(source[i - lead]), sizes[i]) else fresh(sizes[i])
         for i in range(len(sizes))
     )
-    if not isinstance(node.args[1], fx.Node):
+    if isinstance(node.args[1], fx.Node):
+        for term, other in zip(made, flow.dims(node.args[1]), strict=True):
+            unify(term, other)
+    else:
         flow.sizes(node, "size", made)
     return made
 

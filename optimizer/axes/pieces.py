@@ -147,7 +147,9 @@ def slice_(node: fx.Node, flow: Flow) -> Value:
         made: Term = fresh(result, where(node, "a slice computed at run time"))
     else:
         begin = min(total, max(0, start + total if start and start < 0 else start or 0))
-        made = _stretch(node, flow, source[dim], begin, result) if step == 1 else _strided(source[dim], begin, step)
+        made = (
+            _stretch(node, flow, source[dim], begin, result) if step == 1 else _strided(node, flow, source[dim], begin)
+        )
     return (*source[:dim], made, *source[dim + 1 :])
 
 
@@ -159,13 +161,14 @@ def _stretch(node: fx.Node, flow: Flow, term: Term, begin: int, count: int) -> T
     return taken
 
 
-def _strided(term: Term, begin: int, step: int) -> Term:
+def _strided(node: fx.Node, flow: Flow, term: Term, begin: int) -> Term:
     """Every ``step``-th position: those of one residue, whose neighbours cannot go."""
+    step = int(argument(node, "step"))
     rows, phase = split(term, step)
-    pin(phase, "it is read in steps")
-    if begin >= step:
-        _, rows = cut(rows, begin // step)
-    return rows
+    pin(phase, where(node, "positions that are read in steps"))
+    head, rest = cut(rows, begin // step)
+    flow.literal(node, "start", lambda kept: length(head, kept) * step + begin % step)
+    return rest
 
 
 @rule("slice_scatter", "select_scatter")
@@ -219,8 +222,10 @@ def repeat_interleave(node: fx.Node, flow: Flow) -> Value:
         return flow.fixed(node, where(node, "repeats computed at run time"))
     source = flow.dims(node.args[0])
     dim = int(given["dim"]) % len(source)
-    copies = fresh(given["repeats"], where(node, "copies"))
-    return (*source[:dim], Product((source[dim], copies)), *source[dim + 1 :])
+    made = Product((source[dim], fresh(given["repeats"], where(node, "copies"))))
+    if isinstance(given.get("output_size"), int):
+        flow.literal(node, "output_size", lambda kept: length(made, kept))
+    return (*source[:dim], made, *source[dim + 1 :])
 
 
 @rule("constant_pad_nd", "pad", "reflection_pad1d", "reflection_pad2d", "reflection_pad3d",

@@ -6,7 +6,20 @@ from torch import fx
 
 from tersor.axes.flow import Dims, Flow, Value, fresh, rule, shape
 from tersor.axes.select import length
-from tersor.axes.terms import Misaligned, Product, Size, Term, limit, product, quotient, resolve, same, size, split
+from tersor.axes.terms import (
+    Misaligned,
+    Product,
+    Size,
+    Term,
+    limit,
+    product,
+    quotient,
+    resolve,
+    same,
+    size,
+    split,
+    unify,
+)
 from tersor.rewrite_values import argument, arguments, fake
 
 
@@ -14,6 +27,9 @@ from tersor.rewrite_values import argument, arguments, fake
 def reshape(node: fx.Node, flow: Flow) -> Value:
     """The same elements in row-major order: factors are regrouped, and split where a boundary falls inside one."""
     made = regroup(flow.dims(node.args[0]), shape(fake(node)))
+    if "other" in _names(node):
+        for term, other in zip(made, flow.dims(node.args[1]), strict=True):
+            unify(term, other)
     name = next((n for n in ("size", "shape") if n in _names(node)), "")
     if name and not isinstance(argument(node, name), fx.Node):
         flow.sizes(node, name, made)

@@ -20,10 +20,28 @@ def batch_norm(
     eps: float = 1e-5,
 ) -> tuple[Value, Value, Value]:
     """BatchNormalization of inference; the two other results of the ATen operator are empty and unused."""
+    normal = whole_batch_norm(data, weight, bias, mean, variance, eps=eps)
+    return normal, op.Identity(mean), op.Identity(mean)
+
+
+def whole_batch_norm(
+    data: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value,
+    variance: Value,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Value:
+    """aten.batch_norm with known statistics."""
+    if training:
+        raise NotImplementedError("batch norm in training")
     channels = mean.shape[0]
     scale = weight if weight is not None else _filled(1.0, [channels], data.dtype)
     shift = bias if bias is not None else _filled(0.0, [channels], data.dtype)
-    return op.BatchNormalization(data, scale, shift, mean, variance, epsilon=eps), op.Identity(mean), op.Identity(mean)
+    return op.BatchNormalization(data, scale, shift, mean, variance, epsilon=eps)
 
 
 def group_norm(

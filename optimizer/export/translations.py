@@ -15,7 +15,7 @@ import torch
 from tersor.export.attention import attention, attention_node
 from tersor.export.division import divide, floor_divide
 from tersor.export.gather import index
-from tersor.export.norms import batch_norm, group_norm, rms_norm
+from tersor.export.norms import batch_norm, group_norm, rms_norm, whole_batch_norm
 from tersor.export.placeholders import opaque_translation, reshape_operator
 from tersor.export.record import Value, ints, op, recorded, scalar, vector
 from tersor.export.windows import (
@@ -188,6 +188,7 @@ _TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.conv_transpose1d.default: transposed_convolution,
     aten.conv_transpose2d.input: transposed_convolution,
     aten.conv_transpose3d.input: transposed_convolution,
+    aten.batch_norm.default: whole_batch_norm,
     aten._native_batch_norm_legit_no_training.default: batch_norm,
     aten.group_norm.default: group_norm,
     aten.rms_norm.default: rms_norm,
