@@ -157,7 +157,7 @@ def study(name: str, shares: list[float], distill: float, allocations: list[str]
             for allocation in allocations:
                 for method in ("none", "least-squares"):
                     label = f"Tersor {criterion}, {allocation}, {method}"
-                    enter(label, share, lambda c=criterion, a=allocation, m=method, s=share: ours.pruned(c, s, a, m, 0))  # type: ignore[misc]
+                    enter(label, share, lambda c=criterion, a=allocation, m=method, s=share: ours.pruned(c, s, a, m, 60.0))  # type: ignore[misc]
         if distill > 0:
             label = f"Tersor activation, {allocations[0]}, distilled for {distill:.0f} s"
             enter(label, share, lambda s=share: ours.pruned("activation", s, allocations[0], "distill", distill))  # type: ignore[misc]

@@ -61,8 +61,28 @@ def allocate(candidates: Sequence[Candidate], cost: Cost, remove: float, method:
             score per saved cost, step by step; "knapsack" solves for the least total score by integer programming.
     """
     target = cost.total() * (1.0 - remove)
-    counts = _METHODS[method](candidates, cost, target)
+    counts = _refilled(candidates, cost, target, _METHODS[method](candidates, cost, target))
     return {item.axis: counts[item.axis] for item in candidates if counts[item.axis] < item.group.size}
+
+
+def _refilled(candidates: Sequence[Candidate], cost: Cost, target: float, counts: dict[Axis, int]) -> dict[Axis, int]:
+    """Counts come in steps, so more may have gone than was asked: give the most valuable steps back while they fit."""
+    counts, total = dict(counts), cost.total(counts)
+    ordered = {item.axis: item.scores.double().sort(descending=True).values.cumsum(0) for item in candidates}
+    while True:
+        best: tuple[float, Axis, int, float] | None = None
+        for item in candidates:
+            have = counts[item.axis]
+            more = min(item.group.size, (have // item.multiple + 1) * item.multiple) - have
+            if not more:
+                continue
+            price = cost.saving(item.axis, more, {**counts, item.axis: have + more})
+            gain = float(ordered[item.axis][have + more - 1] - ordered[item.axis][have - 1])
+            if total + price <= target and (best is None or gain / max(price, 1e-30) > best[0]):
+                best = gain / max(price, 1e-30), item.axis, have + more, price
+        if best is None:
+            return counts
+        counts[best[1]], total = best[2], total + best[3]
 
 
 def _uniform(candidates: Sequence[Candidate], cost: Cost, target: float) -> dict[Axis, int]:
