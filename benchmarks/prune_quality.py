@@ -14,6 +14,7 @@ import time
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,15 +153,15 @@ def study(name: str, shares: list[float], distill: float, allocations: list[str]
 
     for share in shares:
         for importance in ("magnitude", "taylor", "hessian"):
-            enter(f"Torch-Pruning {importance}", share, lambda i=importance, s=share: theirs(entry, data, i, s))  # type: ignore[misc]
+            enter(f"Torch-Pruning {importance}", share, partial(theirs, entry, data, importance, share))
         for criterion in CRITERIA:
             for allocation in allocations:
                 for method in ("none", "least-squares"):
                     label = f"Tersor {criterion}, {allocation}, {method}"
-                    enter(label, share, lambda c=criterion, a=allocation, m=method, s=share: ours.pruned(c, s, a, m, 60.0))  # type: ignore[misc]
+                    enter(label, share, partial(ours.pruned, criterion, share, allocation, method, 60.0))
         if distill > 0:
             label = f"Tersor activation, {allocations[0]}, distilled for {distill:.0f} s"
-            enter(label, share, lambda s=share: ours.pruned("activation", s, allocations[0], "distill", distill))  # type: ignore[misc]
+            enter(label, share, partial(ours.pruned, "activation", share, allocations[0], "distill", distill))
     return rows
 
 
