@@ -22,7 +22,7 @@ from benchmarks.pool import sweep
 from benchmarks.results import read_rows, write
 
 FAMILIES = ("zoo", "hf", "timm", "torchvision")
-TIMEOUT = 600
+TIMEOUT = 1800
 
 
 def models(family: str) -> list[str]:

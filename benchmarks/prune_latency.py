@@ -1,4 +1,4 @@
-"""Latency, not FLOPs, after half of the FLOPs were pruned: ONNX Runtime and OpenVINO, batch 1, before and after in turn.
+"""Latency, not FLOPs, after half of the FLOPs were pruned: ONNX Runtime and OpenVINO, batch 1, interleaved.
 
 Run: python benchmarks/prune_latency.py [--models timm:resnet50,...] [--share 0.5] [--seconds 6] [--write]
 Weights are random: the shapes decide. Both sides get the exact passes, so that the ratio is that of the cut alone.

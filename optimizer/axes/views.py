@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from torch import fx
 
-from tersor.axes.flow import Dims, Flow, Value, fresh, rule, shape
+from tersor.axes.flow import Dims, Flow, Value, fresh, pin_value, rule, shape, where
 from tersor.axes.select import length
 from tersor.axes.terms import (
     Misaligned,
@@ -26,7 +28,7 @@ from tersor.rewrite_values import argument, arguments, fake
 @rule("reshape", "view", "_unsafe_view", "flatten", "unflatten", "view_as", "reshape_as")
 def reshape(node: fx.Node, flow: Flow) -> Value:
     """The same elements in row-major order: factors are regrouped, and split where a boundary falls inside one."""
-    made = regroup(flow.dims(node.args[0]), shape(fake(node)))
+    made = regroup(flow.dims(node.args[0]), shape(fake(node)), where(node, "boundaries that cross"))
     if "other" in _names(node):
         for term, other in zip(made, flow.dims(node.args[1]), strict=True):
             unify(term, other)
@@ -43,10 +45,47 @@ def _names(node: fx.Node) -> list[str]:
     return [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
 
 
-def regroup(source: Dims, sizes: tuple[Size, ...]) -> Dims:
-    """Dimensions of the given sizes over the same row-major elements."""
+def regroup(source: Dims, sizes: tuple[Size, ...], reason: str) -> Dims:
+    """Dimensions of the given sizes over the same row-major elements.
+
+    Where boundaries cross, as in the skewing trick of relative positions, only the dimensions between the next common
+    boundaries are pinned.
+    """
     if any(size(term) == 0 for term in source):
         return tuple(fresh(item, "empty tensor") for item in sizes)
+    made: list[Term] = []
+    for part, wanted in _blocks(source, sizes):
+        try:
+            made.extend(_regrouped(part, wanted))
+        except Misaligned:
+            pin_value(part, reason)
+            made.extend(fresh(item, reason) for item in wanted)
+    return tuple(made)
+
+
+def _blocks(source: Dims, sizes: tuple[Size, ...]) -> Iterator[tuple[Dims, tuple[Size, ...]]]:
+    """Shortest stretches of both that hold equally many elements."""
+    waiting, terms, wanted = list(source), [], []  # type: ignore[var-annotated]
+    have: Size = 1
+    want: Size = 1
+    for item in sizes:
+        wanted.append(item)
+        want = want * item
+        while waiting and not same(have, want) and _fewer(have, want):
+            terms.append(waiting.pop(0))
+            have = have * size(terms[-1])
+        if same(have, want) and not same(want, 1):
+            yield tuple(terms), tuple(wanted)
+            terms, wanted, have, want = [], [], 1, 1
+    if terms or waiting or wanted:
+        yield (*terms, *waiting), tuple(wanted)
+
+
+def _fewer(have: Size, want: Size) -> bool:
+    return not (isinstance(have, int) and isinstance(want, int)) or have < want
+
+
+def _regrouped(source: Dims, sizes: tuple[Size, ...]) -> Dims:
     waiting: list[Term] = [term for dim in source for term in _factors(dim)]
     made: list[Term] = []
     for wanted in reversed(sizes):

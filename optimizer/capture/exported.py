@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import sympy
@@ -13,6 +14,7 @@ from torch.export import ExportedProgram
 
 from tersor.capture.decompose import table
 from tersor.capture.inline import attribute, inline_wrappers
+from tersor.capture.signature import tables_made_once
 from tersor.errors import CaptureError
 from tersor.interface import Flat, Interface
 from tersor.program import Dimension, Program, Size
@@ -36,7 +38,8 @@ def from_exported(
         names: names for dynamic dimensions, by (leaf position, axis).
         parameters, in_spec: the calling convention, see `Interface`.
     """
-    decomposed = exported.run_decompositions(table())
+    with tables_made_once():
+        decomposed = exported.run_decompositions(table())
     _refuse_mutation(decomposed)
     module = decomposed.module(check_guards=False)
     out_spec = decomposed.call_spec.out_spec
@@ -44,10 +47,11 @@ def from_exported(
     graph, weights = _detach(module)
     kept = _drop_fixed_inputs(graph, leaves)
     inputs: Flat = tuple(leaves[position] for position in kept)
-    sizes, dimensions = _dimensions(graph, kept, names or {}, decomposed)
+    called = tuple(input_names or (node.name for node in graph.find_nodes(op="placeholder")))
+    sizes, dimensions = _dimensions(graph, _axis_names(kept, called, names or {}), decomposed)
     out_leaves, out_fixed = _flatten_outputs(graph)
     interface = Interface(
-        input_names=tuple(input_names or (node.name for node in graph.find_nodes(op="placeholder"))),
+        input_names=called,
         output_names=tuple(output_names or _output_names(graph)),
         parameters=parameters,
         in_spec=in_spec,
@@ -98,22 +102,30 @@ def _drop_fixed_inputs(graph: fx.Graph, leaves: Sequence[Any]) -> list[int]:
     return [position for position, leaf in enumerate(leaves) if isinstance(leaf, torch.Tensor)]
 
 
+def _axis_names(
+    kept: Sequence[int], inputs: Sequence[str], names: Mapping[tuple[int, int], str]
+) -> Callable[[int, int], str]:
+    """The name of an axis of an input, by their positions: as the user calls it, else after the input."""
+    return lambda position, axis: (
+        names.get((kept[position], axis)) or f"{re.sub(r'[^A-Za-z0-9_]', '_', inputs[position])}_dim{axis}"
+    )
+
+
 def _dimensions(
-    graph: fx.Graph, kept: Sequence[int], names: Mapping[tuple[int, int], str], exported: ExportedProgram
+    graph: fx.Graph, name_of: Callable[[int, int], str], exported: ExportedProgram
 ) -> tuple[tuple[tuple[Size, ...], ...], dict[str, Dimension]]:
     sizes: list[tuple[Size, ...]] = []
     dimensions: dict[str, Dimension] = {}
-    for leaf, node in zip(kept, graph.find_nodes(op="placeholder"), strict=True):
+    for position, node in enumerate(graph.find_nodes(op="placeholder")):
         row = tuple(_size(size) for size in node.meta["val"].shape)
         sizes.append(row)
         for axis, size in enumerate(row):
             for symbol in sorted(getattr(size, "free_symbols", ()), key=str):
                 known = dimensions.get(symbol.name)
                 if known is None or (known.step != 1 and size == symbol):
-                    name = names.get((leaf, axis), f"{node.name}_dim{axis}")
                     hint = _hint(node.meta["val"].shape[axis].node.shape_env, symbol)
                     step = _step(size, symbol)
-                    dimensions[symbol.name] = _dimension(name, symbol, hint, step, exported)
+                    dimensions[symbol.name] = _dimension(name_of(position, axis), symbol, hint, step, exported)
     return tuple(sizes), dimensions
 
 

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from tersor.capture.exported import from_exported
+from tersor.capture.signature import tables_made_once
 from tersor.errors import CaptureError, InputError, UsageError
 from tersor.interface import bind
 from tersor.program import Program
@@ -117,7 +118,7 @@ def _register_dataclasses(*trees: Any) -> None:
 
 def _export(model: torch.nn.Module, args: Any, kwargs: Any, dynamic: Any) -> ExportedProgram:
     try:
-        with torch.no_grad(), _without_graph_dumps():
+        with torch.no_grad(), _without_graph_dumps(), tables_made_once():
             return torch.export.export(model, tuple(args), dict(kwargs), dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         raise CaptureError(

@@ -12,6 +12,7 @@ from torch import fx
 from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
+from tersor.capture.signature import tables_made_once
 from tersor.errors import ExportError
 from tersor.program import Program, Size
 
@@ -49,7 +50,7 @@ def _export(module: torch.nn.Module, program: Program, dim: Callable[[Any], Any]
         {axis: dim(size) if is_dynamic(size) else Dim.STATIC for axis, size in enumerate(sizes)}
         for sizes in program.sizes
     )
-    with torch.no_grad(), _oblivious_to_ones():
+    with torch.no_grad(), _oblivious_to_ones(), tables_made_once():
         exported = torch.export.export(module, program.inputs, dynamic_shapes=shapes, strict=False)
     _decompose_only_where_needed(exported)
     return exported
@@ -63,7 +64,8 @@ def _decompose_only_where_needed(exported: ExportedProgram) -> None:
         graphs = [module.graph for module in exported.graph_module.modules() if isinstance(module, fx.GraphModule)]
         targets = {node.target for graph in graphs for node in graph.nodes}
         if table is None or any(target in table for target in targets):
-            return original(None if table is None else dict(table))
+            with tables_made_once():
+                return original(None if table is None else dict(table))
         return exported
 
     exported.run_decompositions = run_decompositions  # type: ignore[assignment,method-assign,unused-ignore]

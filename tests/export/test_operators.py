@@ -11,8 +11,10 @@ import torch.nn.functional as F
 from torch import nn
 
 from tersor.capture.torch import capture_module
+from tersor.context import Context
 from tersor.errors import ExportError
 from tersor.export import to_onnx_model
+from tersor.passes.canonicalize import Canonicalize
 from tests.export.models import BATCH, Each, captured, exported, operators, weight_bytes
 
 ONE_NODE: dict[str, Callable[..., Any]] = {
@@ -88,6 +90,14 @@ def test_one_node_each():
 
 def test_several_nodes_each():
     exported(captured(Each(dict(SEVERAL)), 3, 4, 6, 8))
+
+
+def test_a_whole_batch_norm_is_one_node():
+    """Where nothing else has to be decomposed, torch.onnx has no translation of it."""
+    program = captured(nn.Sequential(nn.ReLU(), nn.BatchNorm2d(4)), 2, 4, 3, 3)
+    Canonicalize()(program, Context())
+    assert any(node.target is torch.ops.aten.batch_norm.default for node in program.nodes)
+    assert operators(exported(program)) == {"Relu": 1, "BatchNormalization": 1}
 
 
 def test_split_is_one_node():

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import onnx
-from onnx import AttributeProto
+from onnx import AttributeProto, NodeProto
 
 from tersor.capture.onnx.dtypes import TORCH_DTYPES
 from tersor.capture.onnx.regions import Step
@@ -16,9 +17,11 @@ from tersor.capture.onnx.tensors import read_tensor
 
 def node_of(step: Step, opsets: dict[str, int]) -> Node | None:
     """What an operator function is told of its node; None for steps that have to be opaque."""
-    if step.reason:
-        return None
-    proto = step.nodes[0]
+    return None if step.reason else described(step.nodes[0], opsets)
+
+
+def described(proto: NodeProto, opsets: Mapping[str, int]) -> Node:
+    """A node with its version and its attributes as Python values."""
     domain = "" if proto.domain == "ai.onnx" else proto.domain
     return Node(
         op_type=proto.op_type,

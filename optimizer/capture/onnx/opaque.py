@@ -15,6 +15,7 @@ import torch
 from onnx import FunctionProto, NodeProto, TensorProto, ValueInfoProto
 
 from tersor.capture.onnx.dtypes import LOW_PRECISION, ONNX_DTYPES, TORCH_DTYPES
+from tersor.capture.onnx.opaque_shapes import sizes_of
 from tersor.errors import CaptureError
 
 OutputType = tuple[torch.dtype, int]
@@ -127,13 +128,19 @@ def _fake(inputs: list[torch.Tensor], key: str) -> list[torch.Tensor]:
     symbols: dict[str, torch.SymInt] = {}
     typed = [_value_info(name, tensor, symbols) for name, tensor in zip(node.inputs, inputs, strict=True)]
     inferred = _inferred(node.model(typed))
+    known = sizes_of(node.nodes, _shapes(node, inputs), node.opset_imports)
     device = inputs[0].device if inputs else torch.device("cpu")
     results = []
     for index, name in enumerate(node.outputs):
         dtype, dims = _output(node, index, inferred.get(name))
-        shape = [_size(dim, symbols) for dim in dims]
+        shape = [_size(dim, symbols) for dim in dims] if known is None else known
         results.append(torch.empty(shape, dtype=dtype, device=device))
     return results
+
+
+def _shapes(node: OpaqueNode, inputs: list[torch.Tensor]) -> dict[str, Sequence[Any]]:
+    shapes: dict[str, Sequence[Any]] = {constant.name: tuple(constant.dims) for constant in node.initializers}
+    return shapes | {name: tensor.shape for name, tensor in zip(node.inputs, inputs, strict=True)}
 
 
 def _output(

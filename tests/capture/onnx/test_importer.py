@@ -13,6 +13,7 @@ import torch
 from onnx import TensorProto, helper
 from torch.export import Dim
 
+from tersor.capture import load
 from tersor.capture.onnx.importer import Imported, import_onnx
 from tersor.errors import InputError
 from tests.capture.onnx.build import model, run, value
@@ -49,6 +50,12 @@ def test_ocr_files_agree_at_other_sizes(name: str, shapes: list[tuple[int, ...]]
         x = torch.rand(shape, generator=torch.Generator().manual_seed(0)) * 2 - 1
         wanted = torch.from_numpy(session.run(None, {imported.input_names[0]: x.numpy()})[0])
         torch.testing.assert_close(module(x)[0], wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_an_axis_without_a_name_is_called_after_its_input() -> None:
+    nodes = [helper.make_node("Relu", ["image.0"], ["y"])]
+    program = load(model(nodes, [value("image.0", [None, "w"])], [value("y", [None, "w"])]))
+    assert {dimension.name for dimension in program.dimensions.values()} == {"image_0_dim0", "w"}
 
 
 def test_provenance_survives_decomposition() -> None:

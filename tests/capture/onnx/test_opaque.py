@@ -58,6 +58,47 @@ def test_lstm_keeps_batch_and_time_dynamic() -> None:
     assert not time.startswith("u")
 
 
+def quantized_convolution(**attributes: object) -> onnx.ModelProto:
+    generator = np.random.default_rng(0)
+    constants = {
+        "scale": np.array(0.05, np.float32), "zero": np.array(120, np.uint8),
+        "w": generator.integers(-99, 99, (3, 3, 3, 3)).astype(np.int8),
+        "w_scale": np.full(3, 0.01, np.float32), "w_zero": np.zeros(3, np.int8),
+    }  # fmt: skip
+    inputs = ["q", "scale", "zero", "w", "w_scale", "w_zero", "scale", "zero"]
+    nodes = [
+        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
+        helper.make_node("QLinearConv", inputs, ["c"], **attributes),
+        helper.make_node("DequantizeLinear", ["c", "scale", "zero"], ["d"]),
+        helper.make_node("Add", ["d", "x"], ["y"]),
+    ]
+    return model(nodes, [value("x", ["n", 3, "h", "w"])], [value("y", ["n", 3, "h", "w"])], constants)
+
+
+@pytest.mark.parametrize("attributes", [{"pads": [1, 1, 1, 1]}, {"auto_pad": "SAME_UPPER"}])
+def test_a_convolution_of_integers_stays_one_node_of_known_size(attributes: dict[str, object]) -> None:
+    imported = check(quantized_convolution(**attributes), {"x": torch.randn(1, 3, 9, 4)})
+    (node,) = imported.opaque.values()
+    assert node.nodes[0].op_type == "QLinearConv"
+    (sizes,) = shapes(imported)
+    assert len({*sizes}) == 4 and not any(size.startswith("u") for size in sizes)
+
+
+def test_dynamically_quantized_products_stay_as_they_are() -> None:
+    nodes = [
+        helper.make_node("DynamicQuantizeLinear", ["x"], ["q", "s", "z"]),
+        helper.make_node("MatMulInteger", ["q", "w", "z"], ["p"]),
+        helper.make_node("Cast", ["p"], ["f"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["f", "s"], ["y"]),
+    ]
+    weight = np.random.default_rng(0).integers(-99, 99, (16, 8)).astype(np.int8)
+    proto = model(nodes, [value("x", ["n", "t", 16])], [value("y", ["n", "t", 8])], {"w": weight})
+    imported = check(proto, {"x": torch.randn(2, 5, 16)})
+    assert [node.nodes[0].op_type for node in imported.opaque.values()] == ["DynamicQuantizeLinear", "MatMulInteger"]
+    ((_, time, width),) = shapes(imported)
+    assert width == "8" and not time.isdigit() and not time.startswith("u")
+
+
 def test_if_passes_captured_values_and_keeps_its_bodies() -> None:
     then = helper.make_graph([helper.make_node("Add", ["x", "big"], ["a"])], "then", [], [value("a", None)])
     other = helper.make_graph([helper.make_node("Sub", ["n", "x"], ["b"])], "other", [], [value("b", None)])

@@ -1,4 +1,8 @@
-"""Linear quantization and dequantization: per tensor, per axis and in blocks."""
+"""Linear quantization and dequantization: per tensor, per axis and in blocks.
+
+What computes with quantized integers (DynamicQuantizeLinear, MatMulInteger, QLinearConv, ...) has no function here: a
+node of it is one kernel in every runtime and a dozen operators of floats in torch, so it stays opaque.
+"""
 
 from __future__ import annotations
 
@@ -131,14 +135,3 @@ def _torch_dequantize(x: Tensor, scale: Value, zero_point: Value | None, axis: i
         torch.zeros_like(scales, dtype=torch.int64) if zero_point is None else as_type(tensor(zero_point), torch.int64)
     )
     return _OPS.dequantize_per_channel(x, scales, shifts, axis, limits.min, limits.max, x.dtype)
-
-
-@operator("DynamicQuantizeLinear")
-def _dynamic_quantize_linear(node: Node, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    everywhere = list(range(x.dim()))
-    high, low = x.amax(everywhere).clamp(min=0.0), x.amin(everywhere).clamp(max=0.0)
-    span = torch.where(high == low, torch.ones_like(high), high - low)
-    scale = span / 255.0
-    zero_point = torch.round(torch.clamp(0.0 - low / scale, 0.0, 255.0))
-    y = torch.clamp(torch.round(x / scale) + zero_point, 0.0, 255.0)
-    return as_type(y, torch.uint8), scale, as_type(zero_point, torch.uint8)

@@ -155,28 +155,6 @@ def dequantize_linear(draw: Draw) -> Drawn:
     return [draw.bytes(np.int8, 3, 4, 5), np.abs(draw.floats(4)) + 0.01, draw.bytes(np.int8, 4)], {"axis": 1}
 
 
-def qlinear_conv(draw: Draw) -> Drawn:
-    x, weight = draw.bytes(np.uint8, 1, 4, 6, 5), draw.bytes(np.int8, 6, 2, 3, 3)
-    number = lambda value, dtype: np.array(value, dtype)  # noqa: E731
-    return [
-        x, number(0.02, np.float32), number(120, np.uint8), weight, np.abs(draw.floats(6)) * 0.02 + 0.001,
-        np.zeros(6, np.int8), number(0.2, np.float32), number(100, np.uint8),
-        draw.numpy.integers(-900, 900, 6).astype(np.int32),
-    ], {"group": 2, "pads": [1, 0, 1, 2], "strides": [1, 2]}  # fmt: skip
-
-
-def conv_integer(draw: Draw) -> Drawn:
-    channels = draw.one(2, 40)  # sums that single precision holds, and sums that it does not
-    x, weight = draw.bytes(np.uint8, 1, channels, 6, 5), draw.bytes(np.uint8, 3, channels, 3, 3)
-    zeros = [draw.bytes(np.uint8), np.array(0, np.uint8)]
-    return [x, weight, *zeros], {"auto_pad": "SAME_UPPER", "strides": [2, 2]}
-
-
-def matmul_integer(draw: Draw) -> Drawn:
-    zeros = draw.one(np.array(3, np.int8), draw.bytes(np.int8, 5))
-    return [draw.bytes(np.uint8, 3, 4, 6), draw.bytes(np.int8, 6, 5), draw.bytes(np.uint8), zeros], {}
-
-
 def fused_conv(draw: Draw) -> Drawn:
     activation, parameters = draw.one(("Relu", []), ("LeakyRelu", [0.1]), ("Clip", [-0.1, 0.3]))
     attributes = {"domain": CONTRIB, "group": 2, "activation": activation}
@@ -203,8 +181,7 @@ DRAWS: dict[str, tuple[Callable[[Draw], Drawn], int]] = {
     "AveragePool": (average_pool, 21), "LpPool": (lp_pool, 21), "Resize": (resize, 19), "Gemm": (gemm, 21),
     "LayerNormalization": (layer_normalization, 21), "Attention": (attention, 23),
     "QuantizeLinear": (quantize_linear, 21), "DequantizeLinear": (dequantize_linear, 21),
-    "QLinearConv": (qlinear_conv, 21), "ConvInteger": (conv_integer, 21),
-    "MatMulInteger": (matmul_integer, 21), "FusedConv": (fused_conv, 21),
+    "FusedConv": (fused_conv, 21),
     "FusedMatMul": (fused_matmul, 21), "SkipLayerNormalization": (skip_layer_normalization, 21),
     "BiasGelu": (bias_gelu, 21), "FastGelu": (bias_gelu, 21),
 }  # fmt: skip

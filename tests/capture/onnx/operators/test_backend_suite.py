@@ -13,7 +13,7 @@ from tersor.capture.onnx.registry import find
 from tests.capture.onnx import suite
 
 FAMILIES = (
-    "activation", "attention", "contrib", "convolution", "integer_products", "linear", "linear_attention", "logic",
+    "activation", "attention", "contrib", "convolution", "linear", "linear_attention", "logic",
     "loss", "math", "norm", "pool", "quantize", "reduce", "resize", "sampling", "signal",
 )  # fmt: skip
 
