@@ -35,7 +35,7 @@ class Pruning:
 
     ratio: float = 0.3
     of: Measure = "indices"
-    criterion: str = "activation"
+    criterion: str = "surgeon"
     allocation: Method = "global"
     minimum: float = 0.1
     multiple: int = 0
