@@ -105,6 +105,17 @@ class Attention(nn.Module):
         return self.head(x)
 
 
+class Peak(nn.Module):
+    """A layer whose results are never summed over: only the largest counts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.first(x).amax(-1, keepdim=True)
+
+
 def seeded(model: type[nn.Module], seed: int = 0, **options: object) -> nn.Module:
     """A model with weights from a seed."""
     with torch.random.fork_rng():

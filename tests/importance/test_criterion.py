@@ -13,8 +13,9 @@ from tersor.axes import Axes, Group
 from tersor.context import Context
 from tersor.errors import TersorError, UsageError
 from tersor.importance import CRITERIA, DATA_FREE, find
+from tersor.importance.magnitude import Magnitude
 from tersor.program import Program
-from tests.importance.models import Attention, Case, Convolutions, captured, context, drawn, seeded, standard
+from tests.importance.models import Attention, Case, Convolutions, Peak, captured, context, drawn, seeded, standard
 
 
 def attention() -> Case:
@@ -47,6 +48,15 @@ def test_data_free_criteria_run_nothing(name: str, monkeypatch: pytest.MonkeyPat
     case = attention()
     monkeypatch.setattr(Program, "module", lambda self: pytest.fail("the program was run"))
     assert find(name)(case.program, case.axes, case.free, Context())
+
+
+@pytest.mark.parametrize("name", ["activation", "fluctuation", "surgeon", "surgeon-ordered", "trajectory"])
+def test_what_is_never_summed_over_has_its_magnitude(name: str) -> None:
+    case = standard(Peak, 6)
+    (group,) = case.free
+    scores = find(name)(case.program, case.axes, [group], context((drawn(4, 6),)))
+    wanted = Magnitude(normalize=False)(case.program, case.axes, [group], Context())
+    torch.testing.assert_close(scores[group.axis], wanted[group.axis])
 
 
 def test_a_users_function_is_a_criterion() -> None:

@@ -13,7 +13,7 @@ from tersor.importance.gates import contributions
 from tersor.importance.losses import energy, projection
 from tersor.importance.taylor import Taylor, Taylor2
 from tersor.interface import Flat
-from tests.importance.models import Attention, Case, Convolutions, Mlp, captured, context, drawn, seeded, standard
+from tests.importance.models import Attention, Case, Convolutions, Mlp, Peak, captured, context, drawn, seeded, standard
 
 WEIGHTS = torch.tensor([0.5, -2.0, 1.0])
 
@@ -109,6 +109,18 @@ def test_values_that_do_not_count_examples_first_are_gated_as_a_whole() -> None:
     alone = [next(contributions(case.program, case.axes, [group], [(x,)], energy)) for _ in range(2)]
     assert torch.equal(alone[0][group.axis], alone[1][group.axis])
     assert found[group.axis][0].abs().sum() > 0 and found[group.axis][1:].abs().sum() == 0
+
+
+def test_what_is_never_summed_over_is_gated_in_its_matrix() -> None:
+    model, case, x = seeded(Peak), standard(Peak, 6), drawn(7, 6, seed=3)
+    (group,) = case.free
+    (found,) = contributions(case.program, case.axes, [group], [(x,)], energy)
+    output = model(x)
+    (0.5 * output.square().sum() / (output.detach().square().sum() / 7)).backward()
+    weight = model.get_parameter("first.weight")
+    assert weight.grad is not None
+    wanted = (weight.detach() * weight.grad).double().sum(1)
+    torch.testing.assert_close(found[group.axis].sum(0), wanted, rtol=1e-4, atol=1e-6)
 
 
 def test_several_outputs_count_alike_and_whole_numbers_do_not() -> None:

@@ -51,7 +51,7 @@ def test_sketches_keep_norms_on_average() -> None:
     values = drawn(400, 300)
     kept = _sketch(values, 24, 0).square().sum(1) / values.square().sum(1)
     assert _sketch(values, 24, 0).shape == (400, 24) and float(kept.mean()) == pytest.approx(1, abs=0.1)
-    assert torch.equal(_sketch(values[:, :9], 24, 0), values[:, :9])
+    assert torch.equal(_sketch(values[:, :9], 24, 0)[:, :9], values[:, :9])
 
 
 def test_options_out_of_range() -> None:

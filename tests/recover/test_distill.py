@@ -110,8 +110,8 @@ def test_a_course_without_sense_is_refused(options: dict[str, Any]) -> None:
 
 
 def test_tied_weights_stay_tied_and_statistics_stay() -> None:
-    model = Compute(lambda x, w, v, m, s: nn.functional.batch_norm(x @ w @ v, m, s), w=torch.randn(6, 6), v=torch.randn(6, 6),
-                    m=torch.zeros(6), s=torch.ones(6))  # fmt: skip
+    tensors = {"w": torch.randn(6, 6), "v": torch.randn(6, 6), "m": torch.zeros(6), "s": torch.ones(6)}
+    model = Compute(lambda x, w, v, m, s: nn.functional.batch_norm(x @ w @ v, m, s), **tensors)
     program = captured(model, torch.randn(4, 6))
     program.weights["v"] = program.weights["w"]
     assert set(trainable(program)) == {"w", "v"}

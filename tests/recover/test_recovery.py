@@ -71,6 +71,24 @@ def test_few_examples_and_little_memory_are_noted() -> None:
     assert "for which there is memory" in found.notes[0] and found.loss_after < found.loss_before
 
 
+def test_a_program_without_gradients_keeps_what_the_layers_gained() -> None:
+    calibration = batches((6,))
+    model = nn.Sequential(duplicated(nn.Linear(6, 16), nn.Linear(16, 4)), Rounded()).eval()
+    original = program_of(model, calibration[0][0])
+    damaged, link = cut_groups(original, first_half)
+    found = recover(original, damaged, link, calibration, ("least-squares", "distill"), course=Course(steps=3))
+    assert found.loss_after < found.loss_before and "no trained weight" in found.notes[0]
+    with pytest.raises(UsageError, match="no trained weight"):
+        recover(original, damaged, link, calibration, "distill", course=Course(steps=3))
+
+
+class Rounded(nn.Module):
+    """Has an integer result, which has no gradient."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x * 20).long()
+
+
 def test_progress_counts_the_layers() -> None:
     class Listening(Silent):
         stages: list[tuple[str, int | None]] = []  # noqa: RUF012

@@ -43,5 +43,9 @@ ROWS = [
     row(A.min.dim, r(2, 3, 4), 1, True, free=3),
     row(A.max.default, r(2, 3), free=2),
     row(A.max.other, r(2, 3), r(3), free=2),
+    row(A.nansum.default, r(2, 3, 4), [1], free=3),
+    row(A.nanmean.default, r(2, 3, 4), [1], free=3),
+    row(A.count_nonzero.dim_IntList, b(2, 3, 4), [1], free=3),
+    row(A.aminmax.default, r(2, 3, 4), dim=1, free=3),
     row(A.median.dim, r(2, 3, 4), 2, free=3),
 ]  # fmt: skip
