@@ -23,6 +23,8 @@ from benchmarks.results import read_rows, write
 
 FAMILIES = ("zoo", "hf", "timm", "torchvision")
 TIMEOUT = 1800
+LARGE = 512
+"""Pixels a side."""
 
 
 def models(family: str) -> list[str]:
@@ -94,7 +96,7 @@ def examine(name: str) -> dict[str, Any]:
     folder = Path(tempfile.mkdtemp())
     row: dict[str, Any] = {"status": "", "why": ""}
     try:
-        entry = load(name)
+        entry = load(name, **_smaller(name))
         row["parameters"] = sum(value.numel() for value in entry.model.parameters())
         fast = tersor.optimize(
             entry.model, entry.inputs, dynamic=entry.dynamic, backend="onnxruntime", progress=False, seconds=0.0
@@ -114,6 +116,21 @@ def examine(name: str) -> dict[str, Any]:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return row
+
+
+def _smaller(name: str) -> dict[str, Any]:
+    """A smaller image for timm's models of large ones: attention over those takes minutes a run."""
+    if not name.startswith("timm:"):
+        return {}
+    from tersor.models_zoo.torchvision_ops import ensure
+
+    ensure()
+    import timm
+
+    config = timm.models.get_pretrained_cfg(name.removeprefix("timm:"))
+    if config is None or config.input_size[1] <= LARGE:
+        return {}
+    return {"img_size": (config.min_input_size or (3, 224, 224))[1]}
 
 
 def _nodes(path: Path) -> int:

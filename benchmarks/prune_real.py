@@ -158,8 +158,8 @@ def summary(rows: list[dict[str, Any]]) -> str:
         "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['model']} | {r['share']:.0%} | {r['criterion']} | {r['score']:.3f} | {r['agreement']:.3f} | {r['flops']:.0%} "
-        f"| {r['parameters']:.0%} | {r['seconds']:.0f} | {r['dropped']} |"
+        f"| {r['model']} | {r['share']:.0%} | {r['criterion']} | {r['score']:.3f} | {r['agreement']:.3f} "
+        f"| {r['flops']:.0%} | {r['parameters']:.0%} | {r['seconds']:.0f} | {r['dropped']} |"
         for r in rows
     ]
     return "\n".join(lines)

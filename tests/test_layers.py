@@ -55,3 +55,13 @@ def test_only_the_api_the_command_line_and_dynamo_load_passes_and_backends() -> 
         loaded = {name for name in imports(path) if name.startswith(("tersor.passes", "tersor.backends", "tersor.api"))}
         lazily = {"optimized.py": {"tersor.api"}, "__init__.py": {"tersor.api"}, "parts.py": {"tersor.api"}}
         assert loaded <= lazily.get(parts[0], set()), f"{'/'.join(parts)} imports {loaded}"
+
+
+def test_every_folder_is_packaged() -> None:
+    import tomllib
+
+    root = Path(__file__).parents[1]
+    listed = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["setuptools"]
+    folders = {str(path.parent.relative_to(root)) for path in (root / "optimizer").rglob("__init__.py")}
+    assert folders <= set(listed["package-dir"].values())
+    assert set(listed["package-dir"]) == set(listed["packages"])

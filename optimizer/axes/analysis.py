@@ -16,6 +16,7 @@ from tersor.axes import (
     indexing,
     norms,
     pieces,
+    places,
     products,
     recurrent,
     routing,
@@ -44,8 +45,8 @@ from tersor.program import Program
 from tersor.rewrite_values import key
 
 FAMILIES = (
-    attention, convolution, elementwise, geometry, indexing, norms, pieces, products, recurrent, routing, spectral,
-    views,
+    attention, convolution, elementwise, geometry, indexing, norms, pieces, places, products, recurrent, routing,
+    spectral, views,
 )  # fmt: skip
 """The modules whose import registers the flow rules."""
 

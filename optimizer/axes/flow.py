@@ -22,7 +22,7 @@ Value: TypeAlias = Dims | list[Any] | None
 
 @dataclass(frozen=True)
 class Literal:
-    """An argument that states a size: what it becomes when indices are removed."""
+    """An argument that states a size: what it becomes when indices are removed; None inside a list stays as it is."""
 
     node: str
     argument: str
@@ -96,10 +96,10 @@ class Flow:
 
     def sizes(self, node: fx.Node, argument: str, terms: Sequence[Term]) -> None:
         """Record a list of sizes, one per term; entries that are -1 or computed in the graph stay."""
-        given = list(arguments(node)[argument])
+        stated = [isinstance(item, int) and item != -1 for item in arguments(node)[argument]]
 
         def value(kept: Kept) -> list[Any]:
-            return [length(t, kept) if isinstance(g, int) and g != -1 else g for g, t in zip(given, terms, strict=True)]
+            return [length(term, kept) if known else None for known, term in zip(stated, terms, strict=True)]
 
         self.literal(node, argument, value)
 

@@ -147,6 +147,23 @@ def _share(node: fx.Node, left: Term, right: Term) -> None:
         pin_value((left, right), where(node, LOOKED_UP))
 
 
+@rule("bucketize")
+def bucketize(node: fx.Node, flow: Flow) -> Value:
+    """Each number by itself, against boundaries that all count."""
+    pin_value(flow.dims(node.args[1]), where(node, "boundaries"))
+    return flow.dims(node.args[0])
+
+
+@rule("searchsorted")
+def searchsorted(node: fx.Node, flow: Flow) -> Value:
+    """As `bucketize`, with one row of boundaries for all numbers or for each row of them."""
+    rows, numbers = flow.dims(node.args[0]), flow.dims(node.args[1])
+    pin(rows[-1], where(node, "boundaries"))
+    for left, right in zip(rows[:-1], numbers[:-1], strict=len(rows) > 1):
+        unify(left, right)
+    return numbers
+
+
 @rule("linspace", "scalar_tensor", "eye", "rand", "randn", "randint", "tril_indices", "triu_indices", "hann_window",
       "hamming_window", "fft_fftfreq", "fft_rfftfreq")  # fmt: skip
 def made(node: fx.Node, flow: Flow) -> Value:

@@ -15,13 +15,17 @@ from tersor.axes.terms import UNIT, pin, quotient, size, split, unify
 from tersor.rewrite_values import argument, arguments, fake
 
 
-@rule("batch_norm", "_native_batch_norm_legit_no_training", "native_batch_norm")
+@rule("batch_norm", "native_batch_norm", "_native_batch_norm_legit", "_native_batch_norm_legit_no_training",
+      "_native_batch_norm_legit_functional")  # fmt: skip
 def batch_norm(node: fx.Node, flow: Flow) -> Value:
-    """Every channel by itself, with its own scale, shift and statistics."""
-    source = flow.dims(node.args[0])
-    for item in node.args[1:5]:
-        if isinstance(item, fx.Node):
-            unify(source[1], flow.dims(item)[0])
+    """Every channel by itself; in training over all its values, otherwise with its own scale, shift and statistics."""
+    source, given = flow.dims(node.args[0]), arguments(node)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        if isinstance(given.get(name), fx.Node):
+            unify(source[1], flow.dims(given[name])[0])
+    if given.get("training"):
+        for term in (source[0], *source[2:]):
+            flow.span(node, term)
     flow.role(node, "scale", source[1])
     value = node.meta["val"]
     if not isinstance(value, list | tuple):
@@ -86,7 +90,7 @@ def softmax(node: fx.Node, flow: Flow) -> Value:
     return source
 
 
-@rule("sum", "linalg_vector_norm", "norm")
+@rule("sum", "nansum", "count_nonzero", "linalg_vector_norm", "norm")
 def summed(node: fx.Node, flow: Flow) -> Value:
     """Dimensions that are summed over: an index that is left out adds nothing."""
     source = flow.dims(node.args[0])
@@ -105,7 +109,7 @@ def _number(value: Any) -> float:
 
 
 @rule("mean", "var", "std", "var_mean", "std_mean", "amax", "amin", "max", "min", "logsumexp", "prod", "any", "all",
-      "median")  # fmt: skip
+      "median", "nanmean", "aminmax")  # fmt: skip
 def statistic(node: fx.Node, flow: Flow) -> Value:
     """Dimensions that a statistic is taken over as a whole."""
     source = flow.dims(node.args[0])

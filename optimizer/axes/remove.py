@@ -63,8 +63,11 @@ def narrowed(value: torch.Tensor, dims: Any, kept: Kept) -> torch.Tensor:
 
 
 def set_argument(node: fx.Node, name: str, value: Any) -> None:
-    """Change one argument by its schema name, if it differs."""
-    if arguments(node).get(name) == value:
+    """Change one argument by its schema name, if it differs; entries of a list that are None stay."""
+    given = arguments(node).get(name)
+    if isinstance(value, list) and isinstance(given, list | tuple):
+        value = [old if new is None else new for old, new in zip(given, value, strict=True)]
+    if given == value:
         return
     names = [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
     place = names.index(name)
