@@ -17,13 +17,18 @@ def names() -> list[str]:
 
 
 def fields(name: str, seed: int, **options: Any) -> dict[str, Any]:
-    """The fields of the catalog's entry; ``options`` are keyword arguments of ``timm.create_model``."""
+    """The fields of the catalog's entry; ``options`` are keyword arguments of ``timm.create_model``.
+
+    With ``img_size`` among them the example images have that height and width.
+    """
     timm = _timm()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = timm.create_model(name, pretrained=False, **options).eval()
     generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(2, *model.pretrained_cfg["input_size"], generator=generator)
+    channels, height, width = model.pretrained_cfg["input_size"]
+    sides = (options["img_size"],) * 2 if "img_size" in options else (height, width)
+    images = torch.randn(2, channels, *sides, generator=generator)
     enliven(model, lambda: model(images), generator)
     return {
         "model": model,

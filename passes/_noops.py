@@ -154,6 +154,22 @@ def single_element(match: Match) -> Plan:
     return same(match, x)
 
 
+@node_rule("slice_scatter")
+def whole_scatter(match: Match) -> Plan:
+    """A slice written over all of a tensor; `x[:, :n] += y` leaves one where n is the whole size."""
+    given = arguments(match.root)
+    return same(match, given["src"]) if given["step"] == 1 else None
+
+
 COPIES: tuple[AnyRule, ...] = (copy, cast, dropout, empty_pad)
-IDENTITIES: tuple[AnyRule, ...] = (zero, one, repeated, twice, repeated_once, no_roll, single_element)
+IDENTITIES: tuple[AnyRule, ...] = (
+    zero,
+    one,
+    repeated,
+    twice,
+    repeated_once,
+    no_roll,
+    single_element,
+    whole_scatter,
+)
 RULES: tuple[AnyRule, ...] = (*COPIES, *IDENTITIES)

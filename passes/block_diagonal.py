@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 from tersor.context import Context
 from tersor.factor import monarch as method
+from tersor.factor.blockwise import put_diagonal, put_monarch
 from tersor.factor.choices import Choice, allocate
 from tersor.factor.components import input_tap, metrics
 from tersor.factor.gradients import Metric
@@ -19,13 +20,9 @@ from tersor.factor.least_squares import refit_on, residual
 from tersor.factor.observe import Moments, moments
 from tersor.factor.options import count, share
 from tersor.factor.principal import mixed
-from tersor.factor.shapes import reshape, sizes
 from tersor.factor.worth import Stage, work
 from tersor.program import Program
-from tersor.rewrite import insert_call, insert_weight, replace
-from tersor.rewrite_values import arguments, fake
-
-aten = torch.ops.aten
+from tersor.rewrite_values import fake
 
 DIAGONAL = 0
 """Stands for one block-diagonal matrix among the ranks of a Monarch matrix."""
@@ -183,16 +180,10 @@ def stages(layer: Layer, blocks: int, rank: int) -> list[Stage]:
 
 
 def _put_monarch(program: Program, site: Site, blocks: int, rank: int) -> None:
-    layer = site.layer
-    made = method.project(layer.weight, site.roots(blocks), site.scale, blocks, rank)
+    made = method.project(site.layer.weight, site.roots(blocks), site.scale, blocks, rank)
     second = torch.stack([_fitted(site, made, block) for block in range(blocks)])
     made = method.Monarch(made.first, second.unflatten(2, (blocks, rank)).permute(0, 2, 3, 1))
-    builder = Builder(program, layer)
-    value = builder.split(layer.source, [blocks, -1])
-    value = builder.product(value, made.first.flatten(2))  # (..., in blocks, rows, out blocks * rank)
-    value = builder.cross(value, blocks, rank)
-    value = builder.product(value, made.second.flatten(1, 2), swapped=True)  # (..., out blocks, rows, out / blocks)
-    builder.finish(builder.join(value), site.bias(made.weight))
+    put_monarch(program, site.layer, made, site.bias(made.weight))
 
 
 def _fitted(site: Site, made: method.Monarch, block: int) -> Tensor:
@@ -204,66 +195,8 @@ def _fitted(site: Site, made: method.Monarch, block: int) -> Tensor:
 
 
 def _put_diagonal(program: Program, site: Site, blocks: int) -> None:
-    layer = site.layer
     rows, columns, fitted = site.diagonal(blocks)
     outer, inner = rows.argsort(stable=True), columns.argsort(stable=True)
     ordered = method.blocks(fitted[outer][:, inner], blocks, blocks)
     diagonal = torch.stack([ordered[block, block] for block in range(blocks)])
-    builder = Builder(program, layer)
-    value = builder.select(layer.source, inner)
-    value = builder.product(builder.split(value, [blocks, -1]), diagonal.mT)
-    value = builder.select(builder.join(value), outer.argsort())
-    builder.finish(value, site.bias(fitted))
-
-
-class Builder:
-    """Inserts the nodes of a block-wise product in place of a layer."""
-
-    def __init__(self, program: Program, layer: Layer) -> None:
-        self.program, self.layer, self.node = program, layer, layer.node
-        self.lead = sizes(self.node, layer.source, fake(layer.source).dim() - 1)
-        self.name = str(arguments(layer.node)["weight"].target)
-
-    def call(self, target: Any, *args: Any) -> fx.Node:
-        """A call before the layer."""
-        return insert_call(self.node, target, args)
-
-    def weight(self, value: Tensor, suffix: str) -> fx.Node:
-        """A constant in the layer's dtype."""
-        dtype = self.layer.weight.dtype if value.is_floating_point() else value.dtype
-        return insert_weight(self.program, self.node, f"{self.name}_{suffix}", value.to(dtype).contiguous())
-
-    def select(self, value: fx.Node, order: Tensor) -> fx.Node:
-        """The last dimension in another order."""
-        return self.call(aten.index_select.default, value, fake(value).dim() - 1, self.weight(order, "order"))
-
-    def split(self, value: fx.Node, parts: list[int]) -> fx.Node:
-        """(..., rows, width) as (..., block, rows, size)."""
-        width = int(fake(value).shape[-1])
-        parts = [width // parts[0] if item == -1 else item for item in parts] if -1 in parts else parts
-        made = reshape(self.node, value, [*self.lead, *parts])
-        return self.call(aten.transpose.int, made, -3, -2)
-
-    def product(self, value: fx.Node, blocks: Tensor, swapped: bool = False) -> fx.Node:
-        """(..., block, rows, size) times (block, size, other)."""
-        return self.call(aten.matmul.default, value, self.weight(blocks, "second" if swapped else "first"))
-
-    def cross(self, value: fx.Node, blocks: int, rank: int) -> fx.Node:
-        """(..., in block, rows, out block * rank) as (..., out block, rows, in block * rank)."""
-        lead, rows = self.lead[:-1], self.lead[-1]
-        made = reshape(self.node, value, [*lead, blocks, rows, blocks, rank])
-        front = list(range(len(lead)))
-        made = self.call(aten.permute.default, made, [*front, *(len(lead) + axis for axis in (2, 1, 0, 3))])
-        return reshape(self.node, made, [*lead, blocks, rows, blocks * rank])
-
-    def join(self, value: fx.Node) -> fx.Node:
-        """(..., block, rows, size) as (..., rows, block * size)."""
-        made = self.call(aten.transpose.int, value, -3, -2)
-        return reshape(self.node, made, [*self.lead, self.layer.outputs])
-
-    def finish(self, value: fx.Node, bias: Tensor | None) -> None:
-        """Add the bias and let the value stand for the layer."""
-        if bias is not None:
-            value = self.call(aten.add.Tensor, value, self.weight(bias, "bias"))
-        replace(self.program, self.node, value)
-        value.name = self.layer.name
+    put_diagonal(program, site.layer, diagonal, inner, outer, site.bias(fitted))

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-CORE = {"tersor.program", "tersor.refresh", "tersor.context", "tersor.errors", "tersor.allocation", "tersor.calibrate"}
+CORE = {
+    f"tersor.{name}" for name in ("program", "refresh", "context", "errors", "interface", "allocation", "calibrate")
+}
 METHODS = ("tersor.rewrite", "tersor.axes", "tersor.cost", "tersor.importance", "tersor.factor")
 """Where the numerical methods live that passes apply."""
 LOADERS = {"api", "dynamo", "spec", "backend", "cli", "__main__"}

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch.nn import functional as F
 
 from tersor.axes.analysis import Axes
 from tersor.axes.groups import Group
@@ -205,13 +206,12 @@ class _Runner(fx.Interpreter):
         return value.double().reshape(len(value) // each, each, *value.shape[1:]) if each else None
 
     def _read(self, read: Read, value: Tensor) -> None:
-        """Keep ``[examples, indices, POINTS]`` of this input, or the mean square where that cannot be."""
+        """Keep ``[examples, indices, POINTS]`` of this input where that can be, and the mean square."""
         rows = self._examples(read.operand, value) if read.dim else None
         if rows is not None:
             self.heads[id(read)] = _sketch(rows.movedim(read.dim + 1, 1).flatten(2), POINTS, self.seed)
-        else:
-            moved = value.double().movedim(read.dim, 0).flatten(1) if value.dim() > 1 else value.double()[:, None]
-            self.squares[id(read)].append(moved.square().mean(1).cpu())
+        moved = value.double().movedim(read.dim, 0).flatten(1) if value.dim() > 1 else value.double()[:, None]
+        self.squares[id(read)].append(moved.square().mean(1).cpu())
 
 
 def _sketch(value: Tensor, width: int, seed: int) -> Tensor:
@@ -220,7 +220,7 @@ def _sketch(value: Tensor, width: int, seed: int) -> Tensor:
     Count sketch: Charikar et al., ICALP 2002.
     """
     if value.shape[-1] <= width:
-        return value.cpu()
+        return F.pad(value, (0, width - value.shape[-1])).cpu()
     generator = torch.Generator().manual_seed(seed)
     buckets = torch.randint(0, width, value.shape[-1:], generator=generator)
     signs = torch.randint(0, 2, value.shape[-1:], generator=generator) * 2 - 1

@@ -100,8 +100,10 @@ class LeastSquares:
     def _chosen(self, layer: Layer, meeting: Meeting, targets: Sequence[Tensor]) -> list[tuple[Rows, Tensor]]:
         """For each batch the same share of its positions: their rows, and what is wanted there."""
         counts = [positions(layer, output) for output in meeting.outputs]
-        first = input_rows(layer, meeting.damaged.value(layer.source, 0), meeting.outputs[0], torch.tensor([0]))
-        most = min(self.rows, _ROWS_BYTES // (4 * max(first.numel(), 1)))
+        output = meeting.outputs[0]
+        one = torch.zeros(min(1, counts[0]), dtype=torch.int64, device=output.device)
+        width = input_rows(layer, meeting.damaged.value(layer.source, 0), output, one).numel()
+        most = min(self.rows, _ROWS_BYTES // (4 * max(width, 1)))
         share = min(1.0, most / max(sum(counts), 1))
         generator = torch.Generator().manual_seed(self.seed)
         made = []

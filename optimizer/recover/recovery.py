@@ -89,7 +89,10 @@ def recover(
     course = course or Course(seconds=seconds, seed=seed)
     task = _Task(original, correspondence, samples, few, progress or Silent(), seed, course)
     for position, name in enumerate(methods):
-        state = task.apply(state, name, last=position == len(methods) - 1)
+        if name == "distill":
+            state = task.distilled(state, alone=len(methods) == 1)
+        else:
+            state = task.repaired(state, name, last=position == len(methods) - 1)
     return state
 
 
@@ -105,25 +108,39 @@ class _Task:
     seed: int
     course: Course
 
-    def apply(self, state: Recovered, name: str, last: bool) -> Recovered:
-        """One method; the state before it, with a note, where it does not help."""
-        if name == "distill":
+    def repaired(self, state: Recovered, name: str, last: bool) -> Recovered:
+        """A layer-wise method; if least squares comes last, the judging inputs may teach too once they have judged."""
+        program, layers = self._layerwise(state.program, name)
+        found = _better(state, name, program, output_loss(self.original, program, self.samples.held), layers)
+        if not last or name != "least-squares" or found.program is state.program or not self.samples.separate:
+            return found
+        program, layers = self._layerwise(state.program, name, refit=True)
+        if output_loss(self.original, program, self.samples.held) > found.loss_after:
+            return found
+        return replace(found, program=program, layers=[*state.layers, *layers])
+
+    def distilled(self, state: Recovered, alone: bool) -> Recovered:
+        """Distillation; a program that cannot be differentiated is an error only where nothing else was asked for."""
+        try:
             found = learn(self.original, state.program, self.samples, self.course, self.correspondence, self.progress)
-            program, layers, loss = found.program, [], found.after
-        else:
-            program, layers = self._layerwise(state.program, name)
-            loss = output_loss(self.original, program, self.samples.held)
-        if not loss < state.loss_after:
-            note = f"{name} is left out: loss {loss:.3g} on judging inputs, {state.loss_after:.3g} without it"
-            return replace(state, notes=[*state.notes, note])
-        if last and name == "least-squares" and self.samples.separate:
-            program, layers = self._layerwise(state.program, name, refit=True)
-        return replace(state, program=program, layers=[*state.layers, *layers], loss_after=loss)
+        except UsageError as error:
+            if alone:
+                raise
+            return replace(state, notes=[*state.notes, f"distill is left out: {error}"])
+        return _better(state, "distill", found.program, found.after, [])
 
     def _layerwise(self, damaged: Program, name: str, refit: bool = False) -> tuple[Program, list[LayerRecord]]:
         first = bias_re_estimation(self.seed) if name == "bias" else LeastSquares(seed=self.seed, refit=refit)
         repairs: tuple[Repair, ...] = (first, BatchNorm())
         return layerwise(self.original, damaged, self.correspondence, self.few, repairs, self.progress)
+
+
+def _better(state: Recovered, name: str, program: Program, loss: float, layers: list[LayerRecord]) -> Recovered:
+    """The new program, or the state before it, with a note, where it is no nearer to the original."""
+    if not loss < state.loss_after:
+        note = f"{name} is left out: loss {loss:.3g} on judging inputs, {state.loss_after:.3g} without it"
+        return replace(state, notes=[*state.notes, note])
+    return replace(state, program=program, layers=[*state.layers, *layers], loss_after=loss)
 
 
 def _checked(methods: tuple[str, ...]) -> tuple[str, ...]:

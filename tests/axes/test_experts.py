@@ -76,6 +76,26 @@ class Grouped(Mixture):
         return made[back].view(x.shape[0], CHOSEN, WIDTH).sum(1)
 
 
+class Limited(Mixture):
+    """The best experts of the best groups of experts, as in DeepSeek-V3 (arXiv:2412.19437)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.router = nn.Linear(WIDTH, 12, bias=False)
+        self.up = nn.Parameter(torch.randn(12, WIDTH, HIDDEN))
+        self.down = nn.Parameter(torch.randn(12, HIDDEN, WIDTH))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores = self.router(x).sigmoid()
+        groups = scores.view(-1, 3, 4).topk(2, -1)[0].sum(-1)
+        chosen = torch.zeros_like(groups).scatter(1, groups.topk(2, -1)[1], 1.0)
+        mask = chosen.unsqueeze(-1).expand(-1, 3, 4).reshape(-1, 12)
+        place = scores.masked_fill(~mask.bool(), 0.0).topk(CHOSEN, -1)[1]
+        share = scores.gather(1, place)
+        inner = (x[:, None, None, :] @ self.up[place]).relu()
+        return ((inner @ self.down[place]).squeeze(2) * share[..., None]).sum(1)
+
+
 WAYS = [Masked, Scattered, Gathered, Grouped]
 
 
@@ -150,3 +170,13 @@ def test_positions_used_as_numbers_pin_their_axis(use: str) -> None:
     program = load(Compared(USES[use]).eval(), (torch.randn(7, WIDTH),))
     group = next(g for g in groups(program, analyze(program)) if g.size == EXPERTS)
     assert "positions that become values" in group.pin
+
+
+def test_experts_in_groups_are_cut_as_groups_and_within_each() -> None:
+    torch.manual_seed(0)
+    program = load(Limited().eval(), (torch.randn(7, WIDTH),))
+    axes = analyze(program)
+    found = {group.size: group for group in groups(program, axes) if group.kind == "experts"}
+    assert sorted(found) == [3, 4] and all(group.free and group.axis.least == 2 for group in found.values())
+    cut(program, axes, {found[3].axis: torch.tensor([0, 2]), found[4].axis: torch.tensor([1, 2, 3])})
+    assert program.weights["up"].shape == (6, WIDTH, HIDDEN)

@@ -35,4 +35,11 @@ def test_many_random_networks_are_cut_exactly(seed: int) -> None:
 @pytest.mark.parametrize("name", names("zoo"))
 def test_zoo_models_are_cut_exactly(name: str) -> None:
     entry = load_entry(name)
-    random_cut(load(entry.model, entry.inputs, entry.dynamic), 0)
+    random_cut(load(entry.model, entry.inputs), 0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", names("zoo"))
+def test_zoo_models_are_cut_exactly_at_every_size(name: str) -> None:
+    entry = load_entry(name)
+    random_cut(load(entry.model, entry.inputs, entry.dynamic), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ def captured(model: nn.Module, *inputs: Tensor) -> Case:
 
 
 @functools.cache
-def standard(model: type[nn.Module], *shape: int) -> Case:
+def standard(model: Callable[[], nn.Module], *shape: int) -> Case:
     """A model with seeded weights for inputs of a shape without its batch; captured once, so never edit it."""
     return captured(seeded(model), drawn(2, *shape))
 
@@ -116,7 +117,7 @@ class Peak(nn.Module):
         return self.first(x).amax(-1, keepdim=True)
 
 
-def seeded(model: type[nn.Module], seed: int = 0, **options: object) -> nn.Module:
+def seeded(model: Callable[..., nn.Module], seed: int = 0, **options: object) -> nn.Module:
     """A model with weights from a seed."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)

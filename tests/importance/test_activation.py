@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -61,7 +63,9 @@ CASES = [(Mlp, (6,)), (Pointwise, (3, 4, 5)), (Transposed, (3, 4, 5)), (Expert, 
 
 @pytest.mark.parametrize(("model", "shape"), CASES)
 @pytest.mark.parametrize("relative", [False, True])
-def test_it_is_the_error_of_zeroing_one_index(model: type[nn.Module], shape: tuple[int, ...], relative: bool) -> None:
+def test_it_is_the_error_of_zeroing_one_index(
+    model: Callable[[], nn.Module], shape: tuple[int, ...], relative: bool
+) -> None:
     case = standard(model, *shape)
     group = case.group("first.weight", 0)
     x = drawn(20, *shape, seed=3)
@@ -103,8 +107,8 @@ def test_the_variance_is_what_a_bias_cannot_make_up_for() -> None:
     (group,) = case.free
     x = drawn(30, 6, seed=3)
     found = Activation(relative=False, centered=True)(case.program, case.axes, [group], context((x,)))[group.axis]
-    hidden = model.first(x).relu().detach().double()
-    wanted = hidden.var(0, correction=0) * model.second.weight.detach().double().square().sum(0)
+    hidden = model.get_submodule("first")(x).relu().detach().double()
+    wanted = hidden.var(0, correction=0) * model.get_parameter("second.weight").detach().double().square().sum(0)
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
 
 
@@ -121,7 +125,7 @@ def test_queries_and_keys_count_with_both_energies() -> None:
     query, key = (read[name][1].detach().double().reshape(-1, 4).square().mean(0) for name in ("query", "key"))
     mixed = read["out"][0].detach().double().flatten(0, 1).square().mean(0)
     torch.testing.assert_close(found[scores.axis], query * key, rtol=1e-4, atol=1e-7)
-    wanted = (mixed * model.out.weight.detach().double().square().sum(0)).reshape(3, 4).sum(0)
+    wanted = (mixed * model.get_parameter("out.weight").detach().double().square().sum(0)).reshape(3, 4).sum(0)
     torch.testing.assert_close(found[spoken.axis], wanted, rtol=1e-4, atol=1e-7)
 
 

@@ -24,7 +24,8 @@ def trained() -> tuple[Case, Context, list[torch.Tensor]]:
     axes = analyze(program)
     test = data.load("digits").test
     case = Case(program, axes, groups(program, axes))
-    return case, Context(calibration=tuple(found.calibration)[:4]), [test.inputs[0][:300], test.labels[:300]]  # type: ignore[arg-type]
+    calibration = tuple(flat for flat in found.calibration if isinstance(flat, tuple))[:4]
+    return case, Context(calibration=calibration), [test.inputs[0][:300], test.labels[:300]]
 
 
 def accuracy(case: Case, scores: Scores, test: list[torch.Tensor], highest: bool = False) -> float:

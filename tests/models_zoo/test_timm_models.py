@@ -30,3 +30,11 @@ def test_options_reach_the_constructor():
     entry = load("timm:test_vit", num_classes=7)
     with torch.no_grad():
         assert entry.call().shape == (2, 7)
+
+
+def test_images_have_the_size_that_the_model_was_made_for():
+    entry = load("timm:test_vit", img_size=96)
+    assert isinstance(entry.inputs, tuple)
+    assert entry.inputs[0].shape == (2, 3, 96, 96)
+    with torch.no_grad():
+        assert entry.call().shape[0] == 2

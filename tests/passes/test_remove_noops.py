@@ -32,6 +32,7 @@ NOTHING: dict[str, Any] = {
     "negated twice": lambda x, w: x.neg().neg(),
     "no roll": lambda x, w: x.roll(0, 1),
     "repeat": lambda x, w: x.repeat(1, 1, 1),
+    "written whole": lambda x, w: torch.slice_scatter(torch.zeros_like(x), x, 1, 0, 9),
 }
 
 
@@ -69,8 +70,21 @@ def test_repeated_operators() -> None:
         lambda x: x.sum(1, keepdim=True).sum(1),
         lambda x: F.dropout(x, 0.0) + x[:, :2].mean(1, keepdim=True),
         lambda x: x.to(torch.float64),
+        lambda x: torch.slice_scatter(x, 2 * x[:, :2], 1, 1, 3),
     ],
-    ids=["broadcast", "promotion", "integer", "bool", "permutes", "crossed", "apart", "dropped axis", "mean", "cast"],
+    ids=[
+        "broadcast",
+        "promotion",
+        "integer",
+        "bool",
+        "permutes",
+        "crossed",
+        "apart",
+        "dropped axis",
+        "mean",
+        "cast",
+        "part",
+    ],
 )
 def test_something_remains(function: Any) -> None:
     model, x = Compute(function), _x()

@@ -1,0 +1,188 @@
+"""`Moefy`: a feed-forward block becomes experts, each of which computes the tokens that need it most."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from tersor.calibrate import Tap
+from tersor.context import Context
+from tersor.cost.shapes import hint
+from tersor.factor.experts import capacity, chosen, cluster, contributions, similarity
+from tersor.factor.feedforward import FeedForward, feedforwards
+from tersor.factor.least_squares import Pairs, refit
+from tersor.factor.observe import Moments, last_rows, moments, observe
+from tersor.factor.options import count, share
+from tersor.factor.routed import Experts, put_experts
+from tersor.factor.worth import Stage, work
+from tersor.program import Program
+from tersor.rewrite_values import fake, same_size
+
+
+@dataclass(frozen=True)
+class Moefy:
+    """Split the hidden units of feed-forward blocks into experts and compute each for a share of the tokens only.
+
+    Units that are strong together form an expert, and a linear router learns from the calibration data how far each
+    expert moves the output (MoEfication, Zhang et al., arXiv:2110.01786); where an expert is left out, its average
+    stands in. Experts choose their tokens among those of a sample (Zhou et al., arXiv:2202.09368), since gathering
+    tokens is cheap in a dense graph and gathering weights for each token is not. The result of a token then depends on
+    the other tokens of its sample, also on later ones: this is for encoders, not for decoders.
+
+    Attributes:
+        experts: per block; blocks whose hidden units are no multiple stay.
+        active: share of a sample's tokens that each expert computes, in sixteenths.
+        margin: a block is replaced only if its predicted work falls below this share.
+    """
+
+    experts: int = 8
+    active: float = 0.5
+    margin: float = 0.9
+    exact: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        count("experts", self.experts, least=2)
+        share("active", self.active)
+        share("margin", self.margin)
+
+    @property
+    def sixteenths(self) -> int:
+        """The active share."""
+        return max(math.ceil(self.active * 16 - 1e-9), 1)
+
+    def __call__(self, program: Program, context: Context) -> None:
+        """Edit ``program`` in place."""
+        found = []
+        for block in feedforwards(program):
+            reason = self._refusal(program, context, block)
+            if reason:
+                context.skip(block.down, reason)
+            else:
+                found.append(block)
+        for site in self._learn(program, context, found):
+            held = f"they hold {site.held / max(site.total, 1e-300):.1%} of what experts add to their averages"
+            if context.take(site.block.down, f"{self.experts} experts on {self.sixteenths}/16 of the tokens; {held}"):
+                put_experts(program, site.block, site.experts(), self.sixteenths)
+        program.prune_weights()
+        program.changed()
+
+    def _refusal(self, program: Program, context: Context, block: FeedForward) -> str | None:
+        source = fake(block.source)
+        if block.units % self.experts:
+            return f"{block.units} hidden units are not divided by {self.experts} experts"
+        if source.dim() != 3:
+            return f"its input has {source.dim()} dimensions; experts choose among tokens of (batch, tokens, features)"
+        if not any(v.dim() and same_size(v.shape[0], source.shape[0]) for v in map(fake, program.placeholders)):
+            return "the first dimension of its input is not the batch, so that samples would be mixed"
+        if not context.calibration:
+            return "there is no calibration data to learn a router from"
+        rows = [hint(size) for size in source.shape[:2]]
+        if rows[0] is None or rows[1] is None:
+            return "the number of tokens depends on data"
+        before, after = self._work(context, block, rows[0], rows[1])
+        if after >= self.margin * before:
+            return f"predicted work would be {after / before:.0%} of the dense block's"
+        return None
+
+    def _work(self, context: Context, block: FeedForward, batch: int, tokens: int) -> tuple[float, float]:
+        wide, out, units, rows = block.leaves[0].weight.shape[1], len(block.weight), block.units, batch * tokens
+        weight = units * (wide * len(block.leaves) + out)
+        before = [Stage(rows, weight, rows * (wide + out + 2 * units))]
+        taken = batch * capacity(tokens, self.sixteenths)
+        gathered = taken * self.experts
+        after = [
+            Stage(rows, wide * self.experts, rows * (wide + self.experts)),
+            # Batched weights are not packed ahead of time, so that they are read twice.
+            Stage(taken, weight, weight + 4 * gathered * (wide + out) + 2 * taken * units),
+        ]
+        element = block.weight.element_size()
+        return work(before, context.target, element), work(after, context.target, element)
+
+    def _learn(self, program: Program, context: Context, found: Sequence[FeedForward]) -> list[Site]:
+        """Clusters from one run over the calibration data, routers from a second, averages from a third."""
+        taps = {block.down.name: Tap(block.down.name, block.hidden.name, -1) for block in found}
+        known = moments(program, taps.values(), context.calibration)
+        sites = []
+        for block in found:
+            hidden = known.get(taps[block.down.name])
+            if hidden is None:
+                context.skip(block.down, "its hidden units are not finite on the calibration data")
+                continue
+            parts = cluster(similarity(hidden), self.experts, seed=context.seed)
+            sites.append(Site(block, parts, hidden, self.sixteenths))
+        reads = {site.block.leaves[0].node.name: site.read for site in sites}
+        observe(program, context.calibration, {**reads, **{site.block.down.name: site.learn for site in sites}})
+        observe(program, context.calibration, {**reads, **{site.block.down.name: site.weigh for site in sites}})
+        return sites
+
+
+@dataclass
+class Site:
+    """A block and what is learned of it.
+
+    Attributes:
+        block: the block.
+        parts: (units,) the expert of each hidden unit.
+        hidden: moments of the hidden units.
+        sixteenths: the share of tokens that each expert takes.
+        held, total: squared contributions of experts, of those chosen and of all.
+    """
+
+    block: FeedForward
+    parts: Tensor
+    hidden: Moments
+    sixteenths: int
+    held: float = 0.0
+    total: float = 0.0
+    left: Tensor = field(init=False)
+    count: Tensor = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.pairs = Pairs.empty(self.block.leaves[0].weight.shape[1], self.number)
+        self.left = torch.zeros(self.block.units, dtype=torch.float64)
+        self.count = torch.zeros(self.number, dtype=torch.float64)
+        self.source: Any = None
+        self.routed: tuple[Tensor, Tensor] | None = None
+
+    @property
+    def number(self) -> int:
+        """How many experts there are."""
+        return int(self.parts.max()) + 1
+
+    def read(self, args: Sequence[Any], result: Any) -> None:
+        """Remember what the block reads until its end is reached; a leaf that is part of a split has the layer's."""
+        self.source = args[0]
+
+    def learn(self, args: Sequence[Any], result: Any) -> None:
+        """Take in what the router has to predict."""
+        lengths = contributions(args[0], self.hidden.mean, self.block.weight, self.parts)
+        self.pairs.add(last_rows(self.source), last_rows(lengths))
+
+    def weigh(self, args: Sequence[Any], result: Any) -> None:
+        """Take in the average of what is left out, and how much is held."""
+        weight, shift = self.router()
+        scores = torch.nn.functional.linear(self.source.double(), weight, shift)
+        taken = chosen(scores, capacity(scores.shape[1], self.sixteenths)).flatten(0, 1)
+        rows = last_rows(args[0]).double()
+        self.left += (rows * (1 - taken)[:, self.parts]).sum(0)
+        self.count += (1 - taken).sum(0)
+        squares = last_rows(contributions(rows, self.hidden.mean, self.block.weight, self.parts)).square()
+        self.held += float((squares * taken).sum())
+        self.total += float(squares.sum())
+
+    def router(self) -> tuple[Tensor, Tensor]:
+        """Weight (experts, in) and bias (experts,) that predict contributions."""
+        if self.routed is None:
+            self.routed = refit(torch.zeros(self.number, len(self.pairs.x)), self.pairs)
+        return self.routed
+
+    def experts(self) -> Experts:
+        """All that the graph needs."""
+        count = self.count[self.parts]
+        mean = torch.where(count > 0, self.left / count.clamp(min=1), self.hidden.mean)
+        return Experts(self.parts, mean, *self.router())
