@@ -19,10 +19,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.coverage import _read as read_rows
+
 from benchmarks.coverage import models as listed
 from benchmarks.pool import sweep
-from benchmarks.results import write
+from benchmarks.results import read_rows, write
 
 FAMILIES = ("zoo", "torchvision", "timm", "hf", "yolo", "large")
 TIMEOUT, PEER_TIMEOUT = 300, 100
