@@ -52,7 +52,7 @@ class Request:
     calibration: tuple[Any, ...]
     metric: Metric | None
     budget: float
-    recover: str | None
+    recover: str
     sizes: Mapping[str, int] | None
     opset: int | None
     seconds: float
@@ -173,22 +173,9 @@ def plan(
 ) -> Report:  # fmt: skip
     """What `optimize` would do to the graph with no limit on what lossy passes lose; lowers and measures nothing."""
     request = Request(
-        model,
-        inputs,
-        dynamic,
-        named(target),
-        "none",
-        _pipeline(passes),
-        (),
-        None,
-        1.0,
-        None,
-        sizes,
-        None,
-        0.0,
-        0,
+        model, inputs, dynamic, named(target), "none", _pipeline(passes), (), None, 1.0, "none", sizes, None, 0.0, 0,
         progress or Silent(),
-    )
+    )  # fmt: skip
     report = _new_report(request)
     with request.stage("capture"):
         original = capture.load(model, inputs, dynamic, sizes)
