@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -65,8 +65,10 @@ class Moefy:
             else:
                 found.append(block)
         for site in self._learn(program, context, found):
-            held = f"they hold {site.held / max(site.total, 1e-300):.1%} of what experts add to their averages"
-            if context.take(site.block.down, f"{self.experts} experts on {self.sixteenths}/16 of the tokens; {held}"):
+            what = (
+                f"{self.experts} experts on {self.sixteenths}/16 of the tokens hold {site.held():.1%} of the variance"
+            )
+            if context.take(site.block.down, what):
                 put_experts(program, site.block, site.experts(), self.sixteenths)
         program.prune_weights()
         program.changed()
@@ -130,22 +132,17 @@ class Site:
         parts: (units,) the expert of each hidden unit.
         hidden: moments of the hidden units.
         sixteenths: the share of tokens that each expert takes.
-        held, total: squared contributions of experts, of those chosen and of all.
+        left, whole: what experts do with tokens that they leave out, and with all.
     """
 
     block: FeedForward
     parts: Tensor
     hidden: Moments
     sixteenths: int
-    held: float = 0.0
-    total: float = 0.0
-    left: Tensor = field(init=False)
-    count: Tensor = field(init=False)
 
     def __post_init__(self) -> None:
         self.pairs = Pairs.empty(self.block.leaves[0].weight.shape[1], self.number)
-        self.left = torch.zeros(self.block.units, dtype=torch.float64)
-        self.count = torch.zeros(self.number, dtype=torch.float64)
+        self.left, self.whole = (Sums.empty(self.block.units, self.number) for _ in range(2))
         self.source: Any = None
         self.routed: tuple[Tensor, Tensor] | None = None
 
@@ -169,11 +166,16 @@ class Site:
         scores = torch.nn.functional.linear(self.source.double(), weight, shift)
         taken = chosen(scores, capacity(scores.shape[1], self.sixteenths)).flatten(0, 1)
         rows = last_rows(args[0]).double()
-        self.left += (rows * (1 - taken)[:, self.parts]).sum(0)
-        self.count += (1 - taken).sum(0)
-        squares = last_rows(contributions(rows, self.hidden.mean, self.block.weight, self.parts)).square()
-        self.held += float((squares * taken).sum())
-        self.total += float(squares.sum())
+        squares = contributions(rows, torch.zeros_like(rows[0]), self.block.weight, self.parts).square()
+        for sums, share_of in ((self.left, 1 - taken), (self.whole, torch.ones_like(taken))):
+            sums.units += (rows * share_of[:, self.parts]).sum(0)
+            sums.squares += (squares * share_of).sum(0)
+            sums.count += share_of.sum(0)
+
+    def held(self) -> float:
+        """Share of the variance of what experts add that does not come from tokens that they leave out."""
+        left, whole = (sums.spread(self.block.weight, self.parts) for sums in (self.left, self.whole))
+        return 1.0 - left / max(whole, 1e-300)
 
     def router(self) -> tuple[Tensor, Tensor]:
         """Weight (experts, in) and bias (experts,) that predict contributions."""
@@ -183,6 +185,34 @@ class Site:
 
     def experts(self) -> Experts:
         """All that the graph needs."""
-        count = self.count[self.parts]
-        mean = torch.where(count > 0, self.left / count.clamp(min=1), self.hidden.mean)
+        mean = torch.where(self.left.count[self.parts] > 0, self.left.mean(self.parts), self.hidden.mean)
         return Experts(self.parts, mean, *self.router())
+
+
+@dataclass
+class Sums:
+    """What experts do with some tokens.
+
+    Attributes:
+        units: (units,) sum of the hidden units.
+        squares: (experts,) sum of the squared length of what each adds to the output.
+        count: (experts,) tokens.
+    """
+
+    units: Tensor
+    squares: Tensor
+    count: Tensor
+
+    @classmethod
+    def empty(cls, units: int, experts: int) -> Sums:
+        """No tokens yet."""
+        return cls(*(torch.zeros(width, dtype=torch.float64) for width in (units, experts, experts)))
+
+    def mean(self, parts: Tensor) -> Tensor:
+        """(units,) average of each hidden unit."""
+        return self.units / self.count.clamp(min=1)[parts]
+
+    def spread(self, weight: Tensor, parts: Tensor) -> float:
+        """Squared distance of what experts add from its average, summed over tokens and experts."""
+        average = contributions(self.mean(parts), torch.zeros_like(self.units), weight, parts).square()
+        return float((self.squares - self.count * average).clamp(min=0).sum())

@@ -94,7 +94,10 @@ class PruneLayers:
                 context.skip(edit.block.end, f"{reason}: {self._harm_text(edit)}")
 
     def _whole(self, program: Program) -> int:
-        return program.parameter_bytes() // 4 if self.share else program_flops(program).products
+        if self.share:
+            return sum(int(node.meta["val"].numel()) for node in program.graph.find_nodes(op="get_attr"))
+        counted = program_flops(program)
+        return counted.products + counted.elementwise
 
     def _edits(self, program: Program) -> list[Edit]:
         found = list(blocks(program))

@@ -122,6 +122,7 @@ def _call(flow: Flow, node: fx.Node) -> Value:
         flow.unknown[node.name] = f"no axis rule for {name or node.target}"
         unread(node, flow)
         return flow.fixed(node, where(node, f"no axis rule for {name or node.target}"))
+    flow.here = node.name
     try:
         made = apply(node, flow)
         read(node, flow, name)

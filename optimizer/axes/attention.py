@@ -9,7 +9,7 @@ from torch import fx
 from tersor.axes.elementwise import broadcast
 from tersor.axes.flow import Dims, Flow, Value, rule, shape, where
 from tersor.axes.select import Kept, touched
-from tersor.axes.terms import Term, pin, quotient, same, size, split, unify
+from tersor.axes.terms import Term, pin, quotient, same, size
 from tersor.rewrite_values import arguments, fake
 
 
@@ -19,7 +19,7 @@ def attention(node: fx.Node, flow: Flow) -> Value:
     given = arguments(node)
     query, key, value = (flow.dims(given[name]) for name in ("query", "key", "value"))
     flow.contract(node, given["query"], -1, key[-1])
-    unify(key[-2], value[-2])
+    flow.tie(key[-2], value[-2])
     flow.span(node, key[-2])
     keys = _heads(flow, query, key), _heads(flow, query, value)
     batch = broadcast(flow, [query[:-2], *keys], shape(fake(node))[:-2])
@@ -46,8 +46,8 @@ def _heads(flow: Flow, query: Dims, other: Dims) -> Dims:
     if len(other) < 4 or same(size(query[-3]), size(other[-3])) or size(other[-3]) == 1:
         return other[:-2]
     repeats = quotient(size(query[-3]), size(other[-3]))
-    shared, _ = split(query[-3], repeats or 1)
-    unify(shared, other[-3])
+    shared, _ = flow.split(query[-3], repeats or 1)
+    flow.tie(shared, other[-3])
     return (*other[:-3], query[-3])
 
 

@@ -8,7 +8,7 @@ from torch import fx
 
 from tersor.axes.flow import Dims, Flow, Value, fresh, rule, shape, where
 from tersor.axes.select import length
-from tersor.axes.terms import Term, pin, product, quotient, size, split, unify
+from tersor.axes.terms import Term, pin, product, quotient, size
 from tersor.rewrite_values import arguments, fake
 
 
@@ -22,11 +22,11 @@ def convolution(node: fx.Node, flow: Flow) -> Value:
     for term in weight[2:]:
         pin(term, where(node, "the kernel's window"))
     groups = int(given["groups"])
-    group, per_group = split(source[channel], quotient(size(source[channel]), groups) or 1)
+    group, per_group = flow.split(source[channel], quotient(size(source[channel]), groups) or 1)
     flow.literal(node, "groups", lambda kept: length(group, kept))
     out = channels(node, flow, (group, per_group), weight)
     if (given.get("bias")) is not None:
-        unify(flow.dims(given["bias"])[0], out)
+        flow.tie(flow.dims(given["bias"])[0], out)
     flow.contract(node, given["input"], channel)
     return (*source[:channel], out, *_positions(node, source[channel + 1 :], weight[2:]))
 
@@ -37,12 +37,12 @@ def channels(node: fx.Node, flow: Flow, source: tuple[Term, Term], weight: Dims)
     transposed = _is_transposed(node)
     inputs, outputs = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
     if transposed:
-        unify(inputs, product((group, per_group)))
+        flow.tie(inputs, product((group, per_group)))
         out = product((group, outputs))
     else:
-        unify(inputs, per_group)
-        groups, _ = split(outputs, quotient(size(outputs), size(group)) or 1)
-        unify(groups, group)
+        flow.tie(inputs, per_group)
+        groups, _ = flow.split(outputs, quotient(size(outputs), size(group)) or 1)
+        flow.tie(groups, group)
         out = outputs
     flow.role(node, "in", per_group)
     flow.role(node, "out", out)

@@ -6,7 +6,7 @@ import torch
 from torch import fx
 
 from tersor.axes.flow import Dims, Flow, Value, fresh, rule, shape
-from tersor.axes.terms import Term, same, size, unify
+from tersor.axes.terms import Term, same, size
 from tersor.rewrite_values import fake
 
 
@@ -18,7 +18,7 @@ def broadcast(flow: Flow, operands: list[Dims], sizes: tuple[object, ...]) -> Di
         met = [dims[-back] for dims in operands if len(dims) >= back]
         full = [term for term in met if same(size(term), wanted)]  # type: ignore[arg-type]
         for term in full[1:]:
-            unify(full[0], term)
+            flow.tie(full[0], term)
         made.append(full[0] if full else fresh(wanted))  # type: ignore[arg-type]
     return tuple(reversed(made))
 
@@ -62,7 +62,7 @@ def prelu(node: fx.Node, flow: Flow) -> Value:
     if len(slope) > 1:
         return elementwise(node, flow)
     if size(slope[0]) != 1:
-        unify(source[1], slope[0])
+        flow.tie(source[1], slope[0])
     return source
 
 
@@ -78,7 +78,7 @@ def expand(node: fx.Node, flow: Flow) -> Value:
     )
     if isinstance(node.args[1], fx.Node):
         for term, other in zip(made, flow.dims(node.args[1]), strict=True):
-            unify(term, other)
+            flow.tie(term, other)
     else:
         flow.sizes(node, "size", made)
     return made

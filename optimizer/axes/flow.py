@@ -11,7 +11,7 @@ import torch
 from torch import fx
 
 from tersor.axes.select import Kept, length
-from tersor.axes.terms import Axis, Size, Term, pin, unify
+from tersor.axes.terms import Axis, Misaligned, Size, Term, cut, pin, quotient, size, split, unify
 from tersor.program import Program
 from tersor.rewrite_values import arguments
 
@@ -83,12 +83,44 @@ class Flow:
     roles: list[Role] = field(default_factory=list)
     meanings: dict[str, Meaning] = field(default_factory=dict)
     unknown: dict[str, str] = field(default_factory=dict)
+    here: str = ""
+    """The node at work, for reasons."""
 
     def dims(self, argument: Any) -> Dims:
         """Dimensions of a tensor argument."""
         found = self.values[argument.name]
         assert isinstance(found, tuple), f"{argument} is no tensor"
         return found
+
+    def tie(self, left: Term, right: Term) -> None:
+        """Make two dimensions the same thing; where their boundaries cross, both stay whole."""
+        try:
+            unify(left, right)
+        except Misaligned:
+            self._keep(left, right)
+
+    def split(self, term: Term, fast: Size | None) -> tuple[Term, Term]:
+        """A dimension as (slow, fast) factors; where a boundary is in the way, it stays whole."""
+        try:
+            return split(term, 1 if fast is None else fast)
+        except Misaligned:
+            self._keep(term)
+            return self._kept(quotient(size(term), fast or 1) or 1), self._kept(fast or 1)
+
+    def cut(self, term: Term, at: Size) -> tuple[Term, Term]:
+        """A dimension as (head, tail); where a boundary is in the way, it stays whole."""
+        try:
+            return cut(term, at)
+        except Misaligned:
+            self._keep(term)
+            return self._kept(at), self._kept(size(term) - at)
+
+    def _keep(self, *terms: Term) -> None:
+        for term in terms:
+            pin(term, f"boundaries that cross at {self.here}")
+
+    def _kept(self, size: Size) -> Axis:
+        return Axis(size, f"boundaries that cross at {self.here}")
 
     def literal(self, node: fx.Node, argument: str, value: Callable[[Kept], Any]) -> None:
         """Record an argument to rewrite."""
@@ -107,7 +139,7 @@ class Flow:
         """``node`` sums over a dimension of ``operand``, which is the same thing as ``other``."""
         term = self.dims(operand)[dim]
         if other is not None:
-            unify(term, other)
+            self.tie(term, other)
         self.contractions.append(Contraction(node.name, operand.name, dim, term))
 
     def span(self, node: fx.Node, term: Term) -> None:

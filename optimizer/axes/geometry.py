@@ -10,7 +10,7 @@ from torch import fx
 from tersor.axes.convolution import channels
 from tersor.axes.flow import Flow, Value, fresh, fresh_value, pin_value, rule, shape, where
 from tersor.axes.select import length
-from tersor.axes.terms import Product, pin, product, quotient, size, split, unify
+from tersor.axes.terms import Product, pin, product, quotient, size
 from tersor.rewrite_values import argument, arguments, fake
 
 
@@ -19,7 +19,7 @@ def grid_sample(node: fx.Node, flow: Flow) -> Value:
     """Channels pass; positions come from the grid, whose coordinates are fixed."""
     source, grid = flow.dims(node.args[0]), flow.dims(node.args[1])
     pin_value((*source[2:], grid[-1]), where(node, "sampled positions"))
-    unify(source[0], grid[0])
+    flow.tie(source[0], grid[0])
     return (*source[:2], *grid[1:-1])
 
 
@@ -44,7 +44,7 @@ def im2col(node: fx.Node, flow: Flow) -> Value:
 def col2im(node: fx.Node, flow: Flow) -> Value:
     """The inverse of `im2col`, overlaps added."""
     source, reason = flow.dims(node.args[0]), where(node, "positions of a window")
-    channel, window = split(source[-2], math.prod(argument(node, "kernel_size")))
+    channel, window = flow.split(source[-2], math.prod(argument(node, "kernel_size")))
     pin_value((window, source[-1]), reason)
     return (*source[:-2], channel, *(fresh(item, reason) for item in shape(fake(node))[-2:]))
 
@@ -55,7 +55,7 @@ def unpool(node: fx.Node, flow: Flow) -> Value:
     source, places = flow.dims(node.args[0]), flow.dims(node.args[1])
     spatial = 2 if "2d" in str(node.target) else 3
     for left, right in zip(source, places, strict=True):
-        unify(left, right)
+        flow.tie(left, right)
     reason = where(node, "positions of a window")
     pin_value(source[-spatial:], reason)
     return (*source[:-spatial], *(fresh(item, reason) for item in shape(fake(node))[-spatial:]))
@@ -82,18 +82,18 @@ def deformed(node: fx.Node, flow: Flow) -> Value:
     source, weight = flow.dims(given["input"]), flow.dims(given["weight"])
     window, reason = size(weight[2]) * size(weight[3]), where(node, "positions of a convolution")
     pin_value((*source[2:], *weight[2:]), reason)
-    group, per_group = split(source[1], quotient(size(source[1]), given["groups"]) or 1)
+    group, per_group = flow.split(source[1], quotient(size(source[1]), given["groups"]) or 1)
     flow.literal(node, "groups", lambda kept: length(group, kept))
     out = channels(node, flow, (group, per_group), weight)
-    unify(flow.dims(given["bias"])[0], out)
+    flow.tie(flow.dims(given["bias"])[0], out)
     flow.contract(node, given["input"], 1)
-    moved, _ = split(source[1], quotient(size(source[1]), given["offset_groups"]) or 1)
+    moved, _ = flow.split(source[1], quotient(size(source[1]), given["offset_groups"]) or 1)
     flow.literal(node, "offset_groups", lambda kept: length(moved, kept))
     for name, count in (("offset", 2 * window), ("mask", window)):
         if name == "offset" or given["use_mask"]:
             dims = flow.dims(given[name])
-            unify(dims[1], product((moved, fresh(count, reason))))
-            unify(dims[0], source[0])
+            flow.tie(dims[1], product((moved, fresh(count, reason))))
+            flow.tie(dims[0], source[0])
             pin_value(dims[2:], reason)
     return (source[0], out, *(fresh(item, reason) for item in shape(fake(node))[2:]))
 
@@ -111,7 +111,7 @@ def pixel_shuffle(node: fx.Node, flow: Flow) -> Value:
     factor, reason = int(node.args[1]), where(node, "pixel shuffle")  # type: ignore[call-overload]
     pin_value(source[-2:], reason)
     if node.target.overloadpacket.__name__ == "pixel_shuffle":  # type: ignore[union-attr]
-        made, square = split(source[-3], factor * factor)
+        made, square = flow.split(source[-3], factor * factor)
         pin(square, reason)
     else:
         made = product((source[-3], fresh(factor * factor, reason)))

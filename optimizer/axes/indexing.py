@@ -10,7 +10,7 @@ from torch import fx
 from tersor.axes.elementwise import broadcast
 from tersor.axes.flow import Dims, Flow, Value, fresh, fresh_value, pin_value, rule, shape, where
 from tersor.axes.meaning import look_up
-from tersor.axes.terms import Term, cut, pin, same, size, unify
+from tersor.axes.terms import Term, pin, same, size
 from tersor.rewrite_values import argument, arguments, fake
 
 LOOKED_UP = "positions that are looked up"
@@ -120,7 +120,7 @@ def _mask_put(node: fx.Node, flow: Flow, into: Dims) -> Value:
     if len(given) != 1 or any(size(term) != 1 for term in flow.dims(values)):
         return flow.fixed(node, where(node, "places that are written"))
     for left, right in zip(into, flow.dims(given[0]), strict=False):
-        unify(left, right)
+        flow.tie(left, right)
     return into
 
 
@@ -136,13 +136,13 @@ def gather(node: fx.Node, flow: Flow) -> Value:
     look_up(node, flow, source[dim], chosen)
     for i, (left, right) in enumerate(zip(source, places, strict=True)):
         if i != dim:
-            _share(node, left, right)
+            _share(node, flow, left, right)
     return places
 
 
-def _share(node: fx.Node, left: Term, right: Term) -> None:
+def _share(node: fx.Node, flow: Flow, left: Term, right: Term) -> None:
     if same(size(left), size(right)):
-        unify(left, right)
+        flow.tie(left, right)
     else:
         pin_value((left, right), where(node, LOOKED_UP))
 
@@ -160,7 +160,7 @@ def searchsorted(node: fx.Node, flow: Flow) -> Value:
     rows, numbers = flow.dims(node.args[0]), flow.dims(node.args[1])
     pin(rows[-1], where(node, "boundaries"))
     for left, right in zip(rows[:-1], numbers[:-1], strict=len(rows) > 1):
-        unify(left, right)
+        flow.tie(left, right)
     return numbers
 
 
@@ -176,6 +176,6 @@ def glu(node: fx.Node, flow: Flow) -> Value:
     """Two halves, the second of which gates the first index by index."""
     source = flow.dims(node.args[0])
     dim = int(argument(node, "dim")) % len(source)
-    first, second = cut(source[dim], int(size(source[dim])) // 2)
-    unify(first, second)
+    first, second = flow.cut(source[dim], int(size(source[dim])) // 2)
+    flow.tie(first, second)
     return (*source[:dim], first, *source[dim + 1 :])

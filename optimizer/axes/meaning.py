@@ -10,7 +10,7 @@ from torch import fx
 
 from tersor.axes.flow import Flow, Meaning, where
 from tersor.axes.select import length
-from tersor.axes.terms import Term, limit, pin, resolve, same, size, unify
+from tersor.axes.terms import Term, limit, pin, resolve, same, size
 from tersor.rewrite_values import ASSERTIONS, arguments, key
 
 Reader: TypeAlias = Callable[[fx.Node, Flow], None]
@@ -76,7 +76,7 @@ def carried(node: fx.Node, flow: Flow) -> None:
     if first is None or truth or any(other is None or other.kind != first.kind for other in others):
         return unread(node, flow)
     for other in others:
-        unify(first.term, other.term)  # type: ignore[union-attr]
+        flow.tie(first.term, other.term)  # type: ignore[union-attr]
     flow.meanings[node.name] = first
     return None
 
@@ -98,7 +98,7 @@ def compared(node: fx.Node, flow: Flow) -> None:
     """Positions into one axis stay equal or different however it is numbered."""
     left, right = (meaning(flow, item) for item in node.args[:2])
     if left and right and left.kind == right.kind == "position" and same(size(left.term), size(right.term)):
-        unify(left.term, right.term)
+        flow.tie(left.term, right.term)
     else:
         unread(node, flow)
 
@@ -214,7 +214,7 @@ def look_up(node: fx.Node, flow: Flow, term: Term, places: fx.Node) -> None:
     """``places`` name indices of a dimension: positions into it follow it, anything else pins it."""
     found = meaning(flow, places)
     if found and found.kind == "position" and same(size(found.term), size(term)):
-        unify(term, found.term)
+        flow.tie(term, found.term)
         return
     pin(term, where(node, "positions that are looked up"))
     if found:

@@ -11,7 +11,7 @@ from tersor.axes.elementwise import elementwise
 from tersor.axes.flow import Dims, Flow, Meaning, Value, fresh_value, rule, where
 from tersor.axes.meaning import ranks, result
 from tersor.axes.select import length
-from tersor.axes.terms import UNIT, pin, quotient, size, split, unify
+from tersor.axes.terms import UNIT, pin, quotient, size
 from tersor.rewrite_values import argument, arguments, fake
 
 
@@ -22,7 +22,7 @@ def batch_norm(node: fx.Node, flow: Flow) -> Value:
     source, given = flow.dims(node.args[0]), arguments(node)
     for name in ("weight", "bias", "running_mean", "running_var"):
         if isinstance(given.get(name), fx.Node):
-            unify(source[1], flow.dims(given[name])[0])
+            flow.tie(source[1], flow.dims(given[name])[0])
     if given.get("training"):
         for term in (source[0], *source[2:]):
             flow.span(node, term)
@@ -41,7 +41,7 @@ def layer_norm(node: fx.Node, flow: Flow) -> Value:
     for item in node.args[2:4]:
         if isinstance(item, fx.Node):
             for left, right in zip(source[-count:], flow.dims(item), strict=True):
-                unify(left, right)
+                flow.tie(left, right)
     for term in source[-count:]:
         flow.span(node, term)
         flow.role(node, "norm", term)
@@ -58,10 +58,10 @@ def group_norm(node: fx.Node, flow: Flow) -> Value:
     given = arguments(node)
     source = flow.dims(node.args[0])
     groups = int(given.get("num_groups", given.get("group")))
-    group, rest = split(source[1], quotient(size(source[1]), groups) or 1)
+    group, rest = flow.split(source[1], quotient(size(source[1]), groups) or 1)
     for name in ("weight", "bias"):
         if given.get(name) is not None:
-            unify(source[1], flow.dims(given[name])[0])
+            flow.tie(source[1], flow.dims(given[name])[0])
     flow.span(node, rest)
     flow.role(node, "norm", rest)
     flow.literal(node, "num_groups", lambda kept: length(group, kept))
@@ -76,7 +76,7 @@ def instance_norm(node: fx.Node, flow: Flow) -> Value:
     source = flow.dims(node.args[0])
     for item in node.args[1:5]:
         if isinstance(item, fx.Node):
-            unify(source[1], flow.dims(item)[0])
+            flow.tie(source[1], flow.dims(item)[0])
     for term in source[2:]:
         pin(term, where(node, "positions of an instance norm"))
     return source
@@ -135,7 +135,7 @@ def weight_norm(node: fx.Node, flow: Flow) -> Value:
     for index, term in enumerate(weight):
         if index != dim:
             flow.span(node, term)
-    unify(weight[dim], next((term for term in lengths if size(term) != 1), weight[dim]))
+    flow.tie(weight[dim], next((term for term in lengths if size(term) != 1), weight[dim]))
     return [weight, lengths] if isinstance(node.meta["val"], list | tuple) else weight
 
 

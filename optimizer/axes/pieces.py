@@ -8,7 +8,7 @@ from torch import fx
 
 from tersor.axes.flow import Flow, Value, fresh, rule, shape, where
 from tersor.axes.select import length
-from tersor.axes.terms import UNIT, Cat, Term, cut, pin, same, size, split, unify
+from tersor.axes.terms import UNIT, Cat, Term, pin, same, size
 from tersor.rewrite_values import argument, arguments, fake
 
 
@@ -21,7 +21,7 @@ def cat(node: fx.Node, flow: Flow) -> Value:
     dim = int(argument(node, "dim")) % rank
     for dims in operands[1:]:
         for index in set(range(rank)) - {dim}:
-            unify(operands[0][index], dims[index])
+            flow.tie(operands[0][index], dims[index])
     joined = Cat(tuple(dims[dim] for dims in operands))
     return (*operands[0][:dim], joined, *operands[0][dim + 1 :])
 
@@ -32,7 +32,7 @@ def stack(node: fx.Node, flow: Flow) -> Value:
     operands = [flow.dims(item) for item in node.args[0]]  # type: ignore[union-attr]
     for dims in operands[1:]:
         for left, right in zip(operands[0], dims, strict=True):
-            unify(left, right)
+            flow.tie(left, right)
     dim = int(argument(node, "dim")) % (len(operands[0]) + 1)
     return (*operands[0][:dim], _positions(len(operands)), *operands[0][dim:])
 
@@ -66,7 +66,7 @@ def split_evenly(node: fx.Node, flow: Flow) -> Value:
         return _results(node, flow, parts)
     for part in parts[1:]:
         if same(size(part), size(parts[0])):
-            unify(parts[0], part)
+            flow.tie(parts[0], part)
         else:
             pin(part, where(node, "an uneven split"))
             pin(parts[0], where(node, "an uneven split"))
@@ -89,7 +89,7 @@ def _take_apart(node: fx.Node, flow: Flow, shapes: list[Any]) -> list[Term]:
     parts: list[Term] = []
     rest = source[dim]
     for item in shapes:
-        part, rest = cut(rest, item[dim])
+        part, rest = flow.cut(rest, item[dim])
         parts.append(part)
     return parts
 
@@ -114,7 +114,7 @@ def unbind(node: fx.Node, flow: Flow) -> Value:
     """Every position is read by itself, so none can go."""
     source = flow.dims(node.args[0])
     dim = _dim(node, len(source))
-    unify(source[dim], _positions(int(size(source[dim]))))
+    flow.tie(source[dim], _positions(int(size(source[dim]))))
     return [(*source[:dim], *source[dim + 1 :])] * len(node.meta["val"])
 
 
@@ -125,8 +125,8 @@ def select(node: fx.Node, flow: Flow) -> Value:
     dim, index = _dim(node, len(source)), argument(node, "index")
     total = size(source[dim])
     if isinstance(index, int) and isinstance(total, int):
-        head, _ = cut(source[dim], index % total)
-        cut(source[dim], index % total + 1)
+        head, _ = flow.cut(source[dim], index % total)
+        flow.cut(source[dim], index % total + 1)
         flow.literal(node, "index", lambda kept: length(head, kept))
     else:
         pin(source[dim], where(node, "a position chosen at run time"))
@@ -154,8 +154,8 @@ def slice_(node: fx.Node, flow: Flow) -> Value:
 
 
 def _stretch(node: fx.Node, flow: Flow, term: Term, begin: int, count: int) -> Term:
-    head, rest = cut(term, begin)
-    taken, _ = cut(rest, count)
+    head, rest = flow.cut(term, begin)
+    taken, _ = flow.cut(rest, count)
     flow.literal(node, "start", lambda kept: length(head, kept))
     flow.literal(node, "end", lambda kept: length(head, kept) + length(taken, kept))
     return taken
@@ -164,9 +164,9 @@ def _stretch(node: fx.Node, flow: Flow, term: Term, begin: int, count: int) -> T
 def _strided(node: fx.Node, flow: Flow, term: Term, begin: int) -> Term:
     """Every ``step``-th position: those of one residue, whose neighbours cannot go."""
     step = int(argument(node, "step"))
-    rows, phase = split(term, step)
+    rows, phase = flow.split(term, step)
     pin(phase, where(node, "positions that are read in steps"))
-    head, rest = cut(rows, begin // step)
+    head, rest = flow.cut(rows, begin // step)
     flow.literal(node, "start", lambda kept: length(head, kept) * step + begin % step)
     return rest
 
@@ -183,11 +183,11 @@ def scattered(node: fx.Node, flow: Flow) -> Value:
     single = "index" in given
     if single:
         part.insert(dim, UNIT)
-        head, _ = cut(into[dim], begin % total)
-        cut(into[dim], begin % total + 1)
+        head, _ = flow.cut(into[dim], begin % total)
+        flow.cut(into[dim], begin % total + 1)
         flow.literal(node, "index", lambda kept: length(head, kept))
     else:
-        unify(part[dim], _stretch(node, flow, into[dim], begin % total, int(size(part[dim]))))
+        flow.tie(part[dim], _stretch(node, flow, into[dim], begin % total, int(size(part[dim]))))
     for index in set(range(len(into))) - {dim}:
-        unify(into[index], part[index])
+        flow.tie(into[index], part[index])
     return into

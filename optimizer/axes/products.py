@@ -6,7 +6,7 @@ from torch import fx
 
 from tersor.axes.elementwise import broadcast
 from tersor.axes.flow import Dims, Flow, Value, rule, shape, where
-from tersor.axes.terms import UNIT, Term, pin, size, unify
+from tersor.axes.terms import UNIT, Term, pin, size
 from tersor.rewrite_values import argument, fake, key
 
 
@@ -22,7 +22,7 @@ def linear(node: fx.Node, flow: Flow) -> Value:
         flow.role(node, "out", out[0])
     bias = argument(node, "bias")
     if bias is not None and out:
-        unify(flow.dims(bias)[0], out[0])
+        flow.tie(flow.dims(bias)[0], out[0])
     return (*flow.dims(source)[:-1], *out)
 
 
@@ -98,9 +98,9 @@ def bilinear(node: fx.Node, flow: Flow) -> Value:
     flow.contract(node, first, -1, left)
     flow.contract(node, second, -1, right)
     for one, other in zip(flow.dims(first)[:-1], flow.dims(second)[:-1], strict=True):
-        unify(one, other)
+        flow.tie(one, other)
     if bias is not None:
-        unify(flow.dims(bias)[0], out)
+        flow.tie(flow.dims(bias)[0], out)
     flow.role(node, "out", out)
     return (*flow.dims(first)[:-1], out)
 
@@ -125,7 +125,7 @@ def cosine_similarity(node: fx.Node, flow: Flow) -> Value:
     for dims in padded:
         for term, wanted in zip(dims, met, strict=True):
             if size(term) != 1:
-                unify(term, wanted)
+                flow.tie(term, wanted)
     dim = int(argument(node, "dim")) % rank
     flow.span(node, met[dim])
     return (*met[:dim], *met[dim + 1 :])
@@ -143,7 +143,7 @@ def einsum(node: fx.Node, flow: Flow) -> Value:
             if size(terms.setdefault(letter, term)) == 1:
                 terms[letter] = term
             elif size(term) != 1:
-                unify(terms[letter], term)
+                flow.tie(terms[letter], term)
             if names.count(letter) > 1:
                 pin(term, where(node, "a diagonal"))
             if letter not in result and size(term) != 1:

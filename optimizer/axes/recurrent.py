@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from torch import fx
 
 from tersor.axes.flow import Dims, Flow, Value, fresh, rule, shape, where
-from tersor.axes.terms import Term, concatenation, pin, quotient, size, split, unify
+from tersor.axes.terms import Term, concatenation, pin, quotient, size
 from tersor.rewrite_values import arguments
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
@@ -37,7 +37,7 @@ def recurrent(node: fx.Node, flow: Flow) -> Value:
     hidden, shown = flow.dims(states[-1])[-1], flow.dims(states[0])[-1]
     projected = size(hidden) != size(shown)
     if not projected:
-        unify(hidden, shown)
+        flow.tie(hidden, shown)
     cells = _cells(list(given["params"]), given, projected)
     source = flow.dims(given["input"])
     into, reader = source[-1], given["input"]
@@ -61,14 +61,14 @@ def _cells(params: list[fx.Node], given: dict[str, object], projected: bool) -> 
 def _cell(node: fx.Node, flow: Flow, cell: _Cell, terms: tuple[Term, Term, Term], gates: int) -> None:
     """Rows of both weights are ``(gate, hidden)``; columns are the input's and the state's."""
     into, hidden, shown = terms
-    unify(flow.dims(cell.enter)[1], into)
+    flow.tie(flow.dims(cell.enter)[1], into)
     flow.contract(node, cell.again, 1, shown)
     for item in (cell.enter, cell.again, *cell.biases):
-        gate, unit = split(flow.dims(item)[0], quotient(size(flow.dims(item)[0]), gates) or 1)
+        gate, unit = flow.split(flow.dims(item)[0], quotient(size(flow.dims(item)[0]), gates) or 1)
         pin(gate, where(node, "gates"))
-        unify(unit, hidden)
+        flow.tie(unit, hidden)
     if cell.project is not None:
-        unify(flow.dims(cell.project)[0], shown)
+        flow.tie(flow.dims(cell.project)[0], shown)
         flow.contract(node, cell.project, 1, hidden)
     flow.role(node, "in", into)
     flow.role(node, "out", hidden)
@@ -83,6 +83,6 @@ def _results(node: fx.Node, flow: Flow, states: list[fx.Node], made: Dims, batch
         dims = flow.dims(state)
         pin(dims[0], where(node, "layers and directions"))
         for left, right in zip(batch, dims[1:-1], strict=True):
-            unify(left, right)
+            flow.tie(left, right)
     rows = fresh(shape(node.meta["val"][1])[0], where(node, "layers and directions"))
     return [made, *((rows, *flow.dims(state)[1:]) for state in states)]

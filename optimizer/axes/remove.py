@@ -14,6 +14,9 @@ from tersor.errors import RewriteError
 from tersor.program import Program
 from tersor.rewrite_values import arguments
 
+_VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
+"""Whether these are possible depends on strides, which depend on sizes: `reshape` always is."""
+
 
 def remove(program: Program, axes: Axes, kept: Kept) -> None:
     """Leave only the kept indices, everywhere, in place; `refresh` the program afterwards.
@@ -40,6 +43,9 @@ def remove(program: Program, axes: Axes, kept: Kept) -> None:
         node = nodes.get(literal.node)
         if node is not None:
             set_argument(node, literal.argument, literal.value(kept))
+    for node in program.nodes:
+        if node.target in _VIEWS and isinstance(node.args[1], list | tuple):
+            node.target = torch.ops.aten.reshape.default
     program.changed()
 
 

@@ -10,7 +10,7 @@ from tersor.axes.flow import Flow, Meaning, Value, fresh, pin_value, rule, shape
 from tersor.axes.meaning import counts, look_up, meaning, result
 from tersor.axes.norms import reduce, reduced
 from tersor.axes.select import length
-from tersor.axes.terms import Term, limit, pin, same, size, unify
+from tersor.axes.terms import Term, limit, pin, same, size
 from tersor.rewrite_values import argument, arguments, fake
 
 
@@ -134,24 +134,24 @@ def scatter(node: fx.Node, flow: Flow) -> Value:
             look_up(node, flow, term, given["index"])
             _updates(node, flow, met, index)
         else:
-            _together(node, [term, *met])
+            _together(node, flow, [term, *met])
     return into
 
 
 def _updates(node: fx.Node, flow: Flow, met: list[Term], dim: int) -> None:
     """The dimension of the updates themselves: one that adds to others may go, one that overwrites may not."""
-    _together(node, met)
+    _together(node, flow, met)
     if node.target.overloadpacket.__name__ == "scatter_add":  # type: ignore[union-attr]
         flow.contract(node, argument(node, "src"), dim)
     else:
         pin(met[0], where(node, "places that are written"))
 
 
-def _together(node: fx.Node, met: list[Term]) -> None:
+def _together(node: fx.Node, flow: Flow, met: list[Term]) -> None:
     """Dimensions that are gone through together, as far as the shortest goes."""
     if all(same(size(met[0]), size(term)) for term in met[1:]):
         for term in met[1:]:
-            unify(met[0], term)
+            flow.tie(met[0], term)
     else:
         pin_value(tuple(met), where(node, "places that are written"))
 
@@ -165,7 +165,7 @@ def index_add(node: fx.Node, flow: Flow) -> Value:
     look_up(node, flow, into[dim], given["index"])
     if isinstance(given.get("source"), fx.Node):
         for index, (left, right) in enumerate(zip(into, flow.dims(given["source"]), strict=True)):
-            unify(places[0] if index == dim else left, right)
+            flow.tie(places[0] if index == dim else left, right)
     if node.target.overloadpacket.__name__ == "index_add":  # type: ignore[union-attr]
         flow.contract(node, given["source"], dim)
     else:

@@ -20,7 +20,6 @@ from tersor.axes.terms import (
     same,
     size,
     split,
-    unify,
 )
 from tersor.rewrite_values import argument, arguments, fake
 
@@ -31,7 +30,7 @@ def reshape(node: fx.Node, flow: Flow) -> Value:
     made = regroup(flow.dims(node.args[0]), shape(fake(node)), where(node, "boundaries that cross"))
     if "other" in _names(node):
         for term, other in zip(made, flow.dims(node.args[1]), strict=True):
-            unify(term, other)
+            flow.tie(term, other)
     name = next((n for n in ("size", "shape") if n in _names(node)), "")
     if name and not isinstance(argument(node, name), fx.Node):
         flow.sizes(node, name, made)
@@ -173,6 +172,6 @@ def channel_shuffle(node: fx.Node, flow: Flow) -> Value:
     """Channels ``(group, rest)`` become ``(rest, group)``."""
     source = flow.dims(node.args[0])
     total = size(source[1])
-    group, rest = split(source[1], quotient(total, int(node.args[1])))  # type: ignore[arg-type, call-overload]
+    group, rest = flow.split(source[1], quotient(total, int(node.args[1])))  # type: ignore[arg-type, call-overload]
     flow.literal(node, "groups", lambda kept: length(group, kept))
     return (source[0], product((rest, group)), *source[2:])

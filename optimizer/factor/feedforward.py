@@ -117,13 +117,12 @@ def _leaf(program: Program, node: fx.Node) -> Leaf | None:
 def _rows(node: fx.Node) -> slice:
     """Which features of the split tensor a part holds; nothing where the split is not of the last dimension."""
     parts, index = node.args
-    values = parts.meta["val"]  # type: ignore[union-attr]
-    whole = fake(parts.args[0])  # type: ignore[union-attr]
-    widths = [known(value.shape[-1]) or 0 for value in values]
-    if sum(widths) != known(whole.shape[-1]):
+    assert isinstance(parts, fx.Node) and isinstance(index, int)
+    widths = [known(value.shape[-1]) or 0 for value in parts.meta["val"]]
+    if sum(widths) != known(fake(parts.args[0]).shape[-1]):
         return slice(0)
-    start = sum(widths[: int(index)])  # type: ignore[call-overload]
-    return slice(start, start + widths[int(index)])  # type: ignore[call-overload]
+    start = sum(widths[:index])
+    return slice(start, start + widths[index])
 
 
 def _source(node: fx.Node) -> fx.Node:

@@ -108,9 +108,8 @@ def _gradients(program: Program, inputs: Flat, names: set[str], generator: torch
     found = []
     for probe in range(PROBES if outputs else 0):
         total = sum((_signs(item, generator) * item).sum() / _spread(item) for item in outputs)
-        made = torch.autograd.grad(
-            total, list(recorder.kept.values()), retain_graph=probe + 1 < PROBES, allow_unused=True
-        )  # type: ignore[arg-type]
+        kept = list(recorder.kept.values())
+        made = torch.autograd.grad(total, kept, retain_graph=probe + 1 < PROBES, allow_unused=True)
         found += [(name, item) for name, item in zip(recorder.kept, made, strict=True) if item is not None]
     return found
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -166,7 +167,7 @@ def put_chain(program: Program, layer: Layer, pieces: Sequence[Piece]) -> None:
     for number, piece in enumerate(pieces, 1):
         spatial = piece.weight.dim() > 2
         weight = piece.weight if linear or spatial else _pointwise(piece.weight, layer.weight.dim())
-        given = dict(arguments(node)) if spatial else {"input": None, "weight": None, "bias": None}
+        given: dict[str, Any] = dict(arguments(node)) if spatial else {"input": None, "weight": None, "bias": None}
         given["input"] = made
         given["weight"] = insert_weight(program, node, f"{name}_{number}", weight.to(dtype).contiguous())
         given["bias"] = None

@@ -50,8 +50,8 @@ def put_experts(program: Program, block: FeedForward, made: Experts, sixteenths:
     shift = -torch.stack([weight[:, units] @ made.mean[units] for units in order])[:, None]
     value = site.product(hidden, torch.stack([weight[:, units].T for units in order]), shift, "second")
     bias = weight @ made.mean + (0.0 if block.bias is None else block.bias.double())
-    total = batch * tokens if isinstance(batch, int) and isinstance(tokens, int) else None
-    total = total or site.call(operator.mul, batch, tokens)
+    fixed = isinstance(batch, int) and isinstance(tokens, int)
+    total = batch * tokens if fixed else site.call(operator.mul, batch, tokens)
     start = site.call(aten.expand.default, site.weight(bias, "bias"), [total, len(weight)])
     flat = site.call(aten.reshape.default, value, [-1, len(weight)])
     value = site.call(aten.index_put.default, start, [rows], flat, True)
