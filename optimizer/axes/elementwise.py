@@ -16,10 +16,10 @@ def broadcast(flow: Flow, operands: list[Dims], sizes: tuple[object, ...]) -> Di
     for back in range(1, len(sizes) + 1):
         wanted = sizes[-back]
         met = [dims[-back] for dims in operands if len(dims) >= back]
-        full = [term for term in met if same(size(term), wanted)]  # type: ignore[arg-type]
+        full = [term for term in met if same(size(term), wanted)]
         for term in full[1:]:
             flow.tie(full[0], term)
-        made.append(full[0] if full else fresh(wanted))  # type: ignore[arg-type]
+        made.append(full[0] if full else fresh(wanted))
     return tuple(reversed(made))
 
 

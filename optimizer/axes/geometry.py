@@ -108,7 +108,7 @@ def fixed(node: fx.Node, flow: Flow) -> Value:
 def pixel_shuffle(node: fx.Node, flow: Flow) -> Value:
     """Channels are a product of channels and a square of pixels."""
     source, result = flow.dims(node.args[0]), shape(fake(node))
-    factor, reason = int(node.args[1]), where(node, "pixel shuffle")  # type: ignore[call-overload]
+    factor, reason = int(node.args[1]), where(node, "pixel shuffle")  # type: ignore[arg-type]
     pin_value(source[-2:], reason)
     if node.target.overloadpacket.__name__ == "pixel_shuffle":  # type: ignore[union-attr]
         made, square = flow.split(source[-3], factor * factor)

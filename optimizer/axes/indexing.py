@@ -105,7 +105,7 @@ def _masks(node: fx.Node) -> bool:
 
 def _masked(node: fx.Node, flow: Flow, source: Dims) -> Value:
     """What a mask selects lies in one new dimension."""
-    given = [(i, item) for i, item in enumerate(node.args[1]) if item is not None]  # type: ignore[arg-type, union-attr]
+    given = [(i, item) for i, item in enumerate(node.args[1]) if item is not None]  # type: ignore[arg-type]
     reason = where(node, LOOKED_UP)
     if len(given) != 1:
         return flow.fixed(node, reason)
@@ -133,7 +133,7 @@ def gather(node: fx.Node, flow: Flow) -> Value:
     if given["dim"] is None or len(source) != len(places):
         return flow.fixed(node, where(node, LOOKED_UP))
     dim = int(given["dim"]) % len(source)
-    look_up(node, flow, source[dim], chosen)
+    look_up(node, flow, source[dim], chosen)  # type: ignore[arg-type]
     for i, (left, right) in enumerate(zip(source, places, strict=True)):
         if i != dim:
             _share(node, flow, left, right)

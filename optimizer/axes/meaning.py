@@ -164,7 +164,7 @@ def counts(node: fx.Node, flow: Flow) -> bool:
     """Whether a running total is over the counts of an axis's indices."""
     found, source = meaning(flow, node.args[0]), flow.dims(node.args[0])
     return (
-        found is not None and found.kind == "count" and resolve(source[int(node.args[1])]) == resolve(found.term)  # type: ignore[call-overload]
+        found is not None and found.kind == "count" and resolve(source[int(node.args[1])]) == resolve(found.term)  # type: ignore[arg-type]
     )
 
 

@@ -57,7 +57,7 @@ def group_norm(node: fx.Node, flow: Flow) -> Value:
     """Channels are ``(group, rest)``; statistics are over the rest."""
     given = arguments(node)
     source = flow.dims(node.args[0])
-    groups = int(given.get("num_groups", given.get("group")))
+    groups = int(given.get("num_groups", given.get("group")))  # type: ignore[arg-type]
     group, rest = flow.split(source[1], quotient(size(source[1]), groups) or 1)
     for name in ("weight", "bias"):
         if given.get(name) is not None:

@@ -103,7 +103,7 @@ def _results(node: fx.Node, flow: Flow, parts: list[Term]) -> Value:
 @rule("getitem")
 def getitem(node: fx.Node, flow: Flow) -> Value:
     """One of several results."""
-    found = flow.values[node.args[0].name]  # type: ignore[union-attr]
+    found = flow.values[node.args[0].name]  # type: ignore[union-attr, index]
     assert isinstance(found, list)
     made: Value = found[node.args[1]]  # type: ignore[index]
     return made

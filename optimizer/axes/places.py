@@ -115,5 +115,5 @@ def _along(node: fx.Node) -> list[int]:
     given = arguments(node)
     dims = given.get("dims", given.get("dim", given.get("dimension")))
     rank = len(fake(node.args[0]).shape)
-    found = [int(d) % rank for d in (dims if isinstance(dims, list | tuple) else [dims])]
+    found = [int(d) % rank for d in (dims if isinstance(dims, list | tuple) else [dims])]  # type: ignore[arg-type]
     return found or list(range(rank))

@@ -147,7 +147,7 @@ def einsum(node: fx.Node, flow: Flow) -> Value:
             if names.count(letter) > 1:
                 pin(term, where(node, "a diagonal"))
             if letter not in result and size(term) != 1:
-                flow.contract(node, operand, place)  # type: ignore[arg-type]
+                flow.contract(node, operand, place)
     return tuple(terms[letter] for letter in result)
 
 

@@ -48,7 +48,7 @@ def recurrent(node: fx.Node, flow: Flow) -> Value:
                 flow.contract(node, cell.enter, 1)
         into = concatenation((shown,) * directions)
     flow.contract(node, reader, -1)
-    return _results(node, flow, states, (*source[:-1], into), bool(given["batch_first"]))
+    return _results(node, flow, states, (*source[:-1], into), bool(given["batch_first"]))  # type: ignore[arg-type]
 
 
 def _cells(params: list[fx.Node], given: dict[str, object], projected: bool) -> list[_Cell]:

@@ -64,7 +64,7 @@ def regroup(source: Dims, sizes: tuple[Size, ...], reason: str) -> Dims:
 
 def _blocks(source: Dims, sizes: tuple[Size, ...]) -> Iterator[tuple[Dims, tuple[Size, ...]]]:
     """Shortest stretches of both that hold equally many elements."""
-    waiting, terms, wanted = list(source), [], []  # type: ignore[var-annotated]
+    waiting, terms, wanted = list(source), [], []
     have: Size = 1
     want: Size = 1
     for item in sizes:
@@ -90,13 +90,13 @@ def _regrouped(source: Dims, sizes: tuple[Size, ...]) -> Dims:
     for wanted in reversed(sizes):
         taken: list[Term] = []
         left: Size | None = wanted
-        while not same(left, 1):  # type: ignore[arg-type]
+        while not same(left, 1):
             if not waiting:
                 raise Misaligned(f"nothing left for a size of {wanted}", "sizes whose product is unchanged")
             factor = waiting.pop()
-            rest = quotient(left, size(factor))  # type: ignore[arg-type]
+            rest = quotient(left, size(factor))
             if rest is None:
-                slow, factor = split(factor, left)  # type: ignore[arg-type]
+                slow, factor = split(factor, left)
                 waiting.extend(_factors(slow))
                 rest = 1
             taken.insert(0, factor)
@@ -172,6 +172,6 @@ def channel_shuffle(node: fx.Node, flow: Flow) -> Value:
     """Channels ``(group, rest)`` become ``(rest, group)``."""
     source = flow.dims(node.args[0])
     total = size(source[1])
-    group, rest = flow.split(source[1], quotient(total, int(node.args[1])))  # type: ignore[arg-type, call-overload]
+    group, rest = flow.split(source[1], quotient(total, int(node.args[1])))  # type: ignore[arg-type]
     flow.literal(node, "groups", lambda kept: length(group, kept))
     return (source[0], product((rest, group)), *source[2:])
