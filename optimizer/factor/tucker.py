@@ -68,8 +68,8 @@ def spectra(weight: Tensor, root: Tensor, metric: Metric) -> Spectra:
         metric: which errors of the outputs matter.
     """
     seen = _seen(weight, root, metric)
-    outer, inner = (torch.linalg.svdvals(_unfolded(seen, mode)).square() for mode in (0, 1))
-    return Spectra(outer, inner)
+    outer, inner = (_unfolded(seen, mode) for mode in (0, 1))
+    return Spectra(*(torch.linalg.eigvalsh(flat @ flat.T).flip(0).clamp(min=0) for flat in (outer, inner)))
 
 
 def tucker(weight: Tensor, root: Tensor, metric: Metric, outer: int, inner: int, sweeps: int = 3) -> Tucker:

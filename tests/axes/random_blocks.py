@@ -79,7 +79,7 @@ def parted(channels: int, random: Random) -> tuple[nn.Module, int]:
 
     def run(self: nn.Module, x: Tensor) -> Tensor:
         left, right = torch.split(x, [head, channels - head], 1)
-        return torch.cat([right, self.f(self.enter(left))], 1)
+        return torch.cat([right, self.f(self.enter(left))], 1)  # type: ignore[operator]
 
     pad = -(out + channels - head) % 4
     leave = nn.Conv2d(out + channels - head, out + channels - head + pad, 1)
@@ -93,7 +93,7 @@ def gated(channels: int, random: Random) -> tuple[nn.Module, int]:
         return Lambda(lambda self, x: F.glu(self.enter(x), 1), enter=enter), out
 
     def run(self: nn.Module, x: Tensor) -> Tensor:
-        gate, value = self.enter(x).chunk(2, 1)
+        gate, value = self.enter(x).chunk(2, 1)  # type: ignore[operator]
         return gate.sigmoid() * value
 
     return Lambda(run, enter=enter), out
@@ -103,7 +103,7 @@ def squeezed(channels: int, random: Random) -> tuple[nn.Module, int]:
     down, up = nn.Conv2d(channels, 4, 1), nn.Conv2d(4, channels, 1)
 
     def run(self: nn.Module, x: Tensor) -> Tensor:
-        return x * self.up(self.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()
+        return x * self.up(self.down(x.mean((2, 3), keepdim=True)).relu()).sigmoid()  # type: ignore[operator]
 
     return Lambda(run, down=down, up=up), channels
 
@@ -136,7 +136,7 @@ def _tokens(function: Callable[..., Tensor], **children: nn.Module) -> nn.Module
     """A residual block over tokens, on an image."""
 
     def run(self: nn.Module, x: Tensor) -> Tensor:
-        made = function(self, self.norm(x.flatten(2).transpose(1, 2)))
+        made = function(self, self.norm(x.flatten(2).transpose(1, 2)))  # type: ignore[operator]
         return x + made.transpose(1, 2).reshape(x.shape)
 
     return Lambda(run, **children)
@@ -150,12 +150,12 @@ def attention(channels: int, random: Random) -> tuple[nn.Module, int]:
     def run(self: nn.Module, x: Tensor) -> Tensor:
         n, t, _ = x.shape
         if fused:
-            q, k, v = self.qkv(x).reshape(n, t, 3, heads, inner).permute(2, 0, 3, 1, 4)
+            q, k, v = self.qkv(x).reshape(n, t, 3, heads, inner).permute(2, 0, 3, 1, 4)  # type: ignore[operator]
         else:
-            q, k, v = torch.split(self.qkv(x), [heads * inner, kv * inner, kv * inner], -1)
+            q, k, v = torch.split(self.qkv(x), [heads * inner, kv * inner, kv * inner], -1)  # type: ignore[operator]
             q, k, v = (i.view(n, t, -1, inner).transpose(1, 2) for i in (q, k, v))
             k, v = (i.repeat_interleave(heads // kv, 1) for i in (k, v))
-        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1))
+        return self.out(F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(n, t, -1))  # type: ignore[operator]
 
     qkv = nn.Linear(channels, (heads + 2 * kv) * inner)
     out = nn.Linear(heads * inner, channels)
@@ -167,16 +167,16 @@ def transformer_mlp(channels: int, random: Random) -> tuple[nn.Module, int]:
     up, gate, down = nn.Linear(channels, hidden), nn.Linear(channels, hidden), nn.Linear(hidden, channels)
 
     def run(self: nn.Module, x: Tensor) -> Tensor:
-        return self.down(F.silu(self.gate(x)) * self.up(x))
+        return self.down(F.silu(self.gate(x)) * self.up(x))  # type: ignore[operator]
 
     return _tokens(run, norm=nn.RMSNorm(channels), up=up, gate=gate, down=down), channels
 
 
 def channel_attention(channels: int, random: Random) -> tuple[nn.Module, int]:
     def run(self: nn.Module, x: Tensor) -> Tensor:
-        q, k, v = self.qkv(x).chunk(3, -1)
+        q, k, v = self.qkv(x).chunk(3, -1)  # type: ignore[operator]
         q, k = F.normalize(q, dim=1), F.normalize(k, dim=1)
-        return self.out(torch.einsum("nij,ntj->nti", torch.einsum("nti,ntj->nij", q, k).softmax(-1), v))
+        return self.out(torch.einsum("nij,ntj->nti", torch.einsum("nti,ntj->nij", q, k).softmax(-1), v))  # type: ignore[operator]
 
     qkv, out = nn.Linear(channels, 3 * channels), nn.Linear(channels, channels)
     return _tokens(run, norm=nn.LayerNorm(channels), qkv=qkv, out=out), channels

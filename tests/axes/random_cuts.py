@@ -24,9 +24,10 @@ def random_cut(program: Program, seed: int, chance: float = 0.8) -> None:
     """Cut free groups somewhere, reordering what may be reordered; raises where the proof fails."""
     axes = analyze(program)
     generator = torch.Generator().manual_seed(seed)
-    kept = {}
+    kept = {}  # type: ignore[var-annotated]
     for group in groups(program, axes):
-        if group.free and group.size > group.axis.least and torch.rand((), generator=generator) < chance:
+        skipped = bool(kept) and float(torch.rand((), generator=generator)) >= chance
+        if group.free and group.size > group.axis.least and not skipped:
             count = int(torch.randint(group.axis.least, group.size, (), generator=generator))
             stay = torch.randperm(group.size, generator=generator)[:count]
             kept[group.axis] = stay.sort().values if group.axis.ordered else stay

@@ -96,7 +96,7 @@ class Replay:
     """Gives the same draws again, so that the same terms can be built twice."""
 
     def __init__(self, data: st.DataObject) -> None:
-        self.data, self.drawn, self.at = data, [], 0
+        self.data, self.drawn, self.at = data, [], 0  # type: ignore[var-annotated]
 
     def draw(self, strategy: st.SearchStrategy[int]) -> int:
         if self.at == len(self.drawn):
@@ -136,9 +136,9 @@ def test_no_more_is_coupled_than_in_the_layout(layout, data):
 def test_the_order_of_arguments_does_not_matter(layout, data):
     assume(layout.size <= 72)
     replay = Replay(data)
-    left, right = pair(layout, replay)
+    left, right = pair(layout, replay)  # type: ignore[arg-type]
     unify(left, right)
-    other_left, other_right = pair(layout, replay.again())
+    other_left, other_right = pair(layout, replay.again())  # type: ignore[arg-type]
     unify(other_right, other_left)
     assert coupled(left) == coupled(other_left)
 
@@ -227,7 +227,7 @@ def test_an_axis_cannot_contain_itself():
     axis = Axis(4)
     slow, fast = split(axis, 2)
     unify(slow, fast)
-    assert labels(axis)[1] == {(resolve(slow).number, 0), (resolve(slow).number, 1)}
+    assert labels(axis)[1] == {(resolve(slow).number, 0), (resolve(slow).number, 1)}  # type: ignore[union-attr]
     with pytest.raises(Misaligned):
         unify(Cat((axis, Axis(2))), Product((axis, Axis(2))))
 
@@ -239,7 +239,7 @@ def test_a_pin_passes_on_to_whatever_an_axis_turns_out_to_be():
     other = Axis(2)
     unify(other, head)
     assert [leaf.pin for leaf in leaves(axis)] and all(leaf.pin == "graph output" for leaf in leaves(axis))
-    assert resolve(other).pin == "graph output"
+    assert resolve(other).pin == "graph output"  # type: ignore[union-attr]
 
 
 def test_the_first_pin_stays():

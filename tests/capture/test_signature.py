@@ -17,7 +17,7 @@ FUNCTION = "_populate_param_buffer_metadata_to_new_gm"
 def asked(depth: int, monkeypatch: pytest.MonkeyPatch) -> int:
     """How often a capture of ``depth`` layers asks a signature for the table of its parameters."""
     count = 0
-    table = ExportGraphSignature.inputs_to_parameters.fget
+    table = ExportGraphSignature.inputs_to_parameters.fget  # type: ignore[attr-defined]
 
     def counted(signature: ExportGraphSignature) -> object:
         nonlocal count

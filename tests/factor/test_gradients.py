@@ -24,7 +24,7 @@ def test_of_a_linear_layer_with_one_output() -> None:
     found = importances(program, [(x,)], {first: last_rows, second: last_rows})
     outputs = model(x).detach().double()
     spread = (outputs - outputs.mean(0)).square().sum()
-    direction = model[1].weight.detach().double()[0]
+    direction = model[1].weight.detach().double()[0]  # type: ignore[operator]
     torch.testing.assert_close(found[first], 6 * torch.outer(direction, direction) / spread, rtol=1e-4, atol=1e-8)
     torch.testing.assert_close(found[second], (6 / spread).reshape(1, 1), rtol=1e-4, atol=1e-8)
 

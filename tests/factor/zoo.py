@@ -56,7 +56,7 @@ def trained(name: str, batches: int = 4) -> Trained:
     for item in parse(EXACT):
         item(program, Context())
         refresh(program)
-    calibration = tuple(program.interface.flatten(item, {}) for item in list(entry.calibration)[:batches])
+    calibration = tuple(program.interface.flatten(item, {}) for item in list(entry.calibration)[:batches])  # type: ignore[arg-type]
     return Trained(program, calibration, entry.evaluator)
 
 

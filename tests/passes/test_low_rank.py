@@ -61,8 +61,8 @@ def test_convolutions_export(tmp_path: Path) -> None:
 def test_a_layer_of_low_rank_loses_nothing() -> None:
     model = nn.Sequential(nn.Linear(64, 96), nn.ReLU(), nn.Linear(96, 64))
     with torch.no_grad():
-        model[0].weight.copy_(seeded(96, 16) @ seeded(16, 64, seed=1))
-        model[2].weight.copy_(seeded(64, 8, seed=2) @ seeded(8, 96, seed=3))
+        model[0].weight.copy_(seeded(96, 16) @ seeded(16, 64, seed=1))  # type: ignore[operator]
+        model[2].weight.copy_(seeded(64, 8, seed=2) @ seeded(8, 96, seed=3))  # type: ignore[operator]
     x = seeded(4, 10, 64, seed=4)
     for context in (Context(), Context(calibration=((x,),))):
         program = captured(model, x)
@@ -87,7 +87,7 @@ def test_without_kernels() -> None:
     made, context = model.after("low-rank{convolutions=false}")
     (site,) = context.taken
     layer = next(node for node in model.program.nodes if node.name == site.node)
-    assert layer.args[1].meta["val"].shape == (48, 24, 1, 1)
+    assert layer.args[1].meta["val"].shape == (48, 24, 1, 1)  # type: ignore[union-attr]
     assert operators(made)["conv2d"] == operators(model.program)["conv2d"] + 1
 
 

@@ -71,8 +71,8 @@ def test_more_than_there_are() -> None:
 def test_the_block_that_is_most_like_its_neighbour_shares_its_weights() -> None:
     model = Stack((1.0, 1.0, 1.0)).eval()
     with torch.no_grad():
-        model.blocks[2].weight.copy_(model.blocks[1].weight + 1e-3)
-        model.blocks[2].bias.copy_(model.blocks[1].bias)
+        model.blocks[2].weight.copy_(model.blocks[1].weight + 1e-3)  # type: ignore[arg-type, operator]
+        model.blocks[2].bias.copy_(model.blocks[1].bias)  # type: ignore[arg-type, operator]
     program, context = captured(model, X), Context(calibration=((X,),))
     before, wanted = program.parameter_bytes(), program(X)
     PruneLayers(share=True)(program, context)

@@ -48,7 +48,7 @@ def test_a_separable_layer_is_recognised(data: bool) -> None:
     model = nn.Sequential(nn.Conv2d(16, 32, 3, stride=2, padding="valid"), nn.ReLU())
     with torch.no_grad():
         weight = torch.einsum("oi,ihw->oihw", seeded(32, 16), seeded(16, 3, 3, seed=1)) / 10
-        model[0].weight.copy_(weight)
+        model[0].weight.copy_(weight)  # type: ignore[operator]
     x = seeded(8, 16, 16, 16, seed=3)
     program, context = captured(model, x), Context(calibration=((x,),) if data else ())
     Separable(terms=1)(program, context)

@@ -56,7 +56,7 @@ def test_a_planted_core_is_found_and_a_full_side_takes_no_layer(
     weight = Factors(seeded(48, outer), seeded(outer, inner, 3, 3, seed=1) / 9, seeded(inner, 32, seed=2) / 5).weight
     model = nn.Sequential(nn.Conv2d(32, 48, 3, padding=1), nn.ReLU())
     with torch.no_grad():
-        model[0].weight.copy_(weight)
+        model[0].weight.copy_(weight)  # type: ignore[operator]
     x = seeded(2, 32, 16, 16, seed=3)
     program, context = captured(model, x), Context(calibration=((x,),) if data else ())
     Tucker(energy=0.9999)(program, context)

@@ -50,11 +50,11 @@ def largest(share: float) -> Keep:
 
 def duplicated(inner: nn.Module, outer: nn.Module, act: nn.Module | None = None) -> nn.Module:
     """Two layers between which the second half of the channels repeats the first."""
-    half = inner.weight.shape[0] // 2
+    half = inner.weight.shape[0] // 2  # type: ignore[index]
     with torch.no_grad():
-        inner.weight[half:] = inner.weight[:half]
+        inner.weight[half:] = inner.weight[:half]  # type: ignore[index, operator]
         if inner.bias is not None:
-            inner.bias[half:] = inner.bias[:half]
+            inner.bias[half:] = inner.bias[:half]  # type: ignore[index, operator]
     return nn.Sequential(inner, act or nn.ReLU(), outer).eval()
 
 

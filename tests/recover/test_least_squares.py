@@ -23,7 +23,7 @@ def behind_depthwise() -> nn.Module:
     depthwise = nn.Conv2d(8, 8, 3, padding=1, groups=8)
     model = duplicated(nn.Conv2d(3, 8, 1), nn.Sequential(depthwise, nn.ReLU(), nn.Conv2d(8, 4, 1)))
     with torch.no_grad():
-        depthwise.weight[4:], depthwise.bias[4:] = depthwise.weight[:4], depthwise.bias[:4]
+        depthwise.weight[4:], depthwise.bias[4:] = depthwise.weight[:4], depthwise.bias[:4]  # type: ignore[index]
     return model
 
 
@@ -119,9 +119,9 @@ def test_an_update_that_fails_on_held_out_inputs_is_refused() -> None:
     """The inputs to judge on are unlike those to fit on, so that whatever is learnt there is wrong."""
     model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).eval()
     with torch.no_grad():
-        model[0].weight[4:, :] = -model[0].weight[:4, :]
-        model[0].bias.zero_()
-        model[2].weight[:, 4:] = 0
+        model[0].weight[4:, :] = -model[0].weight[:4, :]  # type: ignore[index, operator]
+        model[0].bias.zero_()  # type: ignore[operator]
+        model[2].weight[:, 4:] = 0  # type: ignore[operator]
     x = torch.randn(64, 4, generator=torch.Generator().manual_seed(0))
     original = program_of(model, x)
     damaged = original.clone()

@@ -68,11 +68,11 @@ def quantized_convolution(**attributes: object) -> onnx.ModelProto:
     inputs = ["q", "scale", "zero", "w", "w_scale", "w_zero", "scale", "zero"]
     nodes = [
         helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-        helper.make_node("QLinearConv", inputs, ["c"], **attributes),
+        helper.make_node("QLinearConv", inputs, ["c"], **attributes),  # type: ignore[arg-type]
         helper.make_node("DequantizeLinear", ["c", "scale", "zero"], ["d"]),
         helper.make_node("Add", ["d", "x"], ["y"]),
     ]
-    return model(nodes, [value("x", ["n", 3, "h", "w"])], [value("y", ["n", 3, "h", "w"])], constants)
+    return model(nodes, [value("x", ["n", 3, "h", "w"])], [value("y", ["n", 3, "h", "w"])], constants)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("attributes", [{"pads": [1, 1, 1, 1]}, {"auto_pad": "SAME_UPPER"}])
