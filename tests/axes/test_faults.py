@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from torch import fx
 
-from tersor.axes import indexing, recurrent
+from tersor.axes import indexing
 from tersor.axes.elementwise import elementwise
 from tersor.axes.flow import RULES, Flow, Value, fresh
-from tersor.axes.terms import Cat, Product, Term, resolve, size, split
+from tersor.axes.terms import Cat, Product, Term, resolve, size
 from tersor.errors import RewriteError
 from tests.axes import random_blocks as blocks
 from tests.axes.random_cuts import captured, random_cut
@@ -68,7 +68,8 @@ def forgotten(verb: str, what: str) -> Fault:
 
 def gates_inside(patch: Patch) -> None:
     """Rows of a recurrence's weights as (hidden, gate)."""
-    patch.setattr(recurrent, "split", lambda term, fast: split(term, fast)[::-1])
+    right = Flow.split
+    patch.setattr(Flow, "split", lambda flow, term, fast: right(flow, term, fast)[::-1])
 
 
 def not_looked_up(patch: Patch) -> None:
