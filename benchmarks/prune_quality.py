@@ -1,6 +1,7 @@
 """Accuracy against FLOPs for pruning without labels: our criteria and repairs beside Torch-Pruning's, trained models.
 
-Run: python benchmarks/prune_quality.py [--models zoo:digits-cnn,...] [--shares 0.3,0.5] [--distill 300] [--write]
+Run: python benchmarks/prune_quality.py [--models zoo:digits-cnn,...] [--shares 0.3,0.5] [--distill 300] [--rows FILE]
+[--table] [--write]. Rows are appended to ``--rows`` as they come; the table is made of all rows there.
 Each contestant removes the same share of the FLOPs. Calibration inputs are unlabelled training examples; losses that
 Torch-Pruning differentiates are the cross-entropy to the original's own predictions. No retraining with labels.
 """
@@ -9,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import copy
+import json
 import sys
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -40,7 +42,7 @@ class Ours:
 
         program = load(entry.model, entry.inputs, entry.dynamic)
         self.program = run(program, parse(EXACT), Reference.of(program)).program
-        self.entry = entry
+        self.entry, self.data = entry, data
         self.calibration = tuple(program.interface.flatten(item, {}) for item in data)
 
     def pruned(self, criterion: str, share: float, allocation: str, method: str, seconds: float) -> Row:
@@ -133,36 +135,37 @@ def _gradients(model: Any, importance: Any, data: list[Any], *, per_example: boo
             importance.accumulate_grad(model)
 
 
-def study(name: str, shares: list[float], distill: float, allocations: list[str]) -> list[Row]:
-    """All contestants on one model."""
+def study(name: str, shares: list[float], distill: float, allocations: list[str]) -> Iterator[Row]:
+    """All contestants on one model, one row each."""
     from tersor.models_zoo.catalog import load
 
     entry = load(name)
     data = list(replace(entry.calibration, count=BATCHES))
     ours = Ours(entry, data)
     original = entry.evaluator(entry.model)
-    rows: list[Row] = []
-
-    def enter(tool: str, share: float, make: Callable[[], Row]) -> None:
-        try:
-            row = make()
-        except Exception as error:
-            row = {"why": f"{type(error).__name__}: {error}".splitlines()[0][:120]}
-        rows.append({"model": name, "original": original, "tool": tool, "share": share, **row})
-        print(rows[-1], flush=True)
-
     for share in shares:
-        for importance in ("magnitude", "taylor", "hessian"):
-            enter(f"Torch-Pruning {importance}", share, partial(theirs, entry, data, importance, share))
-        for criterion in CRITERIA:
-            for allocation in allocations:
-                for method in ("none", "least-squares"):
-                    label = f"Tersor {criterion}, {allocation}, {method}"
-                    enter(label, share, partial(ours.pruned, criterion, share, allocation, method, 60.0))
-        if distill > 0:
-            label = f"Tersor activation, {allocations[0]}, distilled for {distill:.0f} s"
-            enter(label, share, partial(ours.pruned, "activation", share, allocations[0], "distill", distill))
-    return rows
+        for tool, make in contestants(ours, share, distill, allocations):
+            try:
+                row = make()
+            except Exception as error:
+                row = {"why": f"{type(error).__name__}: {error}".splitlines()[0][:120]}
+            yield {"model": name, "original": original, "tool": tool, "share": share, **row}
+
+
+def contestants(
+    ours: Ours, share: float, distill: float, allocations: list[str]
+) -> Iterator[tuple[str, Callable[[], Row]]]:
+    """Torch-Pruning's three criteria, ours with and without repair, and one distilled."""
+    for importance in ("magnitude", "taylor", "hessian"):
+        yield f"Torch-Pruning {importance}", partial(theirs, ours.entry, ours.data, importance, share)
+    for criterion in CRITERIA:
+        for allocation in allocations:
+            for method in ("none", "least-squares"):
+                label = f"Tersor {criterion}, {allocation}, {method}"
+                yield label, partial(ours.pruned, criterion, share, allocation, method, 60.0)
+    if distill > 0:
+        label = f"Tersor surgeon, {allocations[0]}, distilled for {distill:.0f} s"
+        yield label, partial(ours.pruned, "surgeon", share, allocations[0], "distill", distill)
 
 
 def main() -> int:
@@ -171,14 +174,20 @@ def main() -> int:
     parser.add_argument("--shares", default="0.3,0.5,0.7")
     parser.add_argument("--allocations", default="global,greedy")
     parser.add_argument("--distill", type=float, default=0.0, help="seconds of distillation for one contestant")
+    parser.add_argument("--rows", type=Path, default=Path("out/prune_quality.jsonl"))
+    parser.add_argument("--table", action="store_true", help="run nothing, only print the table of the rows there are")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    options.rows.parent.mkdir(parents=True, exist_ok=True)
     shares = [float(share) for share in options.shares.split(",")]
-    rows = [
-        row for name in options.models.split(",")
-        for row in study(name, shares, options.distill, options.allocations.split(","))
-    ]  # fmt: skip
+    with options.rows.open("a", encoding="utf-8") as file:
+        for name in [] if options.table else options.models.split(","):
+            for row in study(name, shares, options.distill, options.allocations.split(",")):
+                file.write(json.dumps(row) + "\n")
+                file.flush()
+                print(row, flush=True)
+    rows = [json.loads(line) for line in options.rows.read_text(encoding="utf-8").splitlines()]
     text = summary(rows)
     print(text)
     if options.write:
