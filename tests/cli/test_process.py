@@ -37,10 +37,17 @@ def test_help_starts_fast_and_without_torch():
     assert min(taken) < 1.0
 
 
+def _interruptible() -> None:
+    """What runs in the background of a script is started with Ctrl-C ignored, and hands that on to its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def test_ctrl_c_in_the_middle_leaves_no_file(tiny, tmp_path):
     flags = ["--backend", "onnxruntime", "--seconds", "60", "--passes", "canonicalize"]
     command = [*COMMAND, "optimize", str(tiny), "-o", str(tmp_path / "out.onnx"), *flags]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=_interruptible
+    )
     assert process.stderr is not None
     with process:
         for line in process.stderr:
