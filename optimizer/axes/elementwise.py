@@ -44,7 +44,7 @@ def is_elementwise(node: fx.Node) -> bool:
     "float_power", "square", "lerp", "addcmul", "addcdiv", "full_like", "zeros_like", "ones_like", "empty_like",
     "gelu", "silu", "mish", "elu", "celu", "selu", "relu6", "hardtanh", "hardswish", "hardsigmoid", "leaky_relu",
     "softplus", "log_sigmoid", "softshrink", "threshold", "rrelu", "rsub", "nan_to_num", "isnan", "isinf",
-    "__and__", "__or__", "__xor__", "bitwise_and", "bitwise_or", "bitwise_not", "floor_divide", "fill", "fmod",
+    "__and__", "__or__", "__xor__", "bitwise_and", "bitwise_or", "bitwise_not", "floor_divide", "fill", "zero", "fmod",
     "remainder", "maximum", "minimum", "logical_not", "logical_and", "logical_or", "logical_xor", "special_erf",
     "negative", "multiply", "true_divide",
     "fake_quantize_per_tensor_affine", "quantized_decomposed::quantize_per_tensor",
