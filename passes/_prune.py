@@ -83,7 +83,7 @@ def _candidates(
     made = []
     for group in free:
         multiple = plan.multiple or preferred(group)
-        least = max(1, -(-int(group.size * plan.minimum) // multiple) * multiple if plan.minimum else 1)
+        least = max(group.least, -(-int(group.size * plan.minimum) // multiple) * multiple)
         if least >= group.size:
             context.skip(nodes[group.producers[0]], f"{group.size} {group.kind} are not more than the minimum {least}")
             continue

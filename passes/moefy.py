@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -16,7 +17,7 @@ from tersor.cost.shapes import hint
 from tersor.factor.experts import capacity, chosen, cluster, contributions, similarity
 from tersor.factor.feedforward import FeedForward, feedforwards
 from tersor.factor.least_squares import Pairs, refit
-from tersor.factor.observe import Moments, last_rows, moments, observe
+from tersor.factor.observe import Hook, Moments, last_rows, moments, observe
 from tersor.factor.options import count, share
 from tersor.factor.routed import Experts, put_experts
 from tersor.factor.worth import Stage, work
@@ -117,10 +118,22 @@ class Moefy:
                 continue
             parts = cluster(similarity(hidden), self.experts, seed=context.seed)
             sites.append(Site(block, parts, hidden, self.sixteenths))
-        reads = {site.block.leaves[0].node.name: site.read for site in sites}
-        observe(program, context.calibration, {**reads, **{site.block.down.name: site.learn for site in sites}})
-        observe(program, context.calibration, {**reads, **{site.block.down.name: site.weigh for site in sites}})
+        reads = {site.block.source.name: _reader(site.block.source.name, sites) for site in sites}
+        for step in (Site.learn, Site.weigh):
+            ends = {site.block.down.name: partial(step, site) for site in sites}
+            observe(program, context.calibration, {**reads, **ends})
         return sites
+
+
+def _reader(name: str, sites: Sequence[Site]) -> Hook:
+    """Shows the blocks that read a node what it gives; they need it at their end."""
+
+    def read(args: Sequence[Any], result: Any) -> None:
+        for site in sites:
+            if site.block.source.name == name:
+                site.source = result
+
+    return read
 
 
 @dataclass
@@ -150,10 +163,6 @@ class Site:
     def number(self) -> int:
         """How many experts there are."""
         return int(self.parts.max()) + 1
-
-    def read(self, args: Sequence[Any], result: Any) -> None:
-        """Remember what the block reads until its end is reached; a leaf that is part of a split has the layer's."""
-        self.source = args[0]
 
     def learn(self, args: Sequence[Any], result: Any) -> None:
         """Take in what the router has to predict."""

@@ -54,6 +54,11 @@ class Group:
         return int(self.axis.size)
 
     @property
+    def least(self) -> int:
+        """How many indices must stay."""
+        return self.axis.least
+
+    @property
     def free(self) -> bool:
         """Whether indices may be removed."""
         return not self.pin
@@ -88,10 +93,14 @@ def groups(program: Program, axes: Axes) -> list[Group]:
                 producers=tuple(out[axis]),
                 consumers=tuple(consumers[axis]),
                 spans=tuple(spans[axis]),
-                pin=axis.pin,
+                pin=axis.pin or _all_needed(axis),
             )
         )
     return found
+
+
+def _all_needed(axis: Axis) -> str:
+    return f"at least {axis.least} must stay" if isinstance(axis.size, int) and 1 < axis.size <= axis.least else ""
 
 
 def _uses(places: list[tuple[str, Term]]) -> dict[Axis, dict[str, None]]:

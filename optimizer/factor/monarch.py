@@ -73,8 +73,10 @@ def project(weight: Tensor, roots: Tensor, scale: Tensor, outer: int, rank: int)
     """
     left, values, right = torch.linalg.svd(_seen(weight, roots, scale, outer), full_matrices=False)
     back = torch.linalg.solve_triangular(roots, right[:, :, :rank], upper=False, left=False)
-    mix = left[..., :rank] * values[:, :, None, :rank] / scale.reshape(outer, 1, -1, 1)
-    return Monarch(back.permute(1, 3, 0, 2).contiguous(), mix.permute(0, 1, 3, 2).contiguous())
+    # Unit vectors inside, so that no factor overflows in half precision.
+    length = back.norm(dim=-1, keepdim=True).clamp(min=1e-300)
+    mix = left[..., :rank] * (values[:, :, None, :rank] * length.mT) / scale.reshape(outer, 1, -1, 1)
+    return Monarch((back / length).permute(1, 3, 0, 2).contiguous(), mix.permute(0, 1, 3, 2).contiguous())
 
 
 def _seen(weight: Tensor, roots: Tensor, scale: Tensor, outer: int) -> Tensor:

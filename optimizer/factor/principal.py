@@ -16,7 +16,7 @@ class Components:
     """Directions of a layer's output space, strongest first.
 
     Attributes:
-        basis: (out, q) the directions, float64.
+        basis: (out, q) the directions as unit columns, float64.
         dual: (q, out) what measures how far an output goes along each; ``dual @ basis`` is the identity.
         values: (q,) error that is made by leaving out each.
         mean: (out,) average output; None where no data was seen.
@@ -118,8 +118,10 @@ def _of_root(root: Tensor, metric: Metric | None, mean: Tensor | None = None) ->
 
 
 def _components(vectors: Tensor, values: Tensor, metric: Metric, mean: Tensor | None) -> Components:
-    # The root of a metric is symmetric, so that ``vectors.T @ root`` is the transpose of ``root @ vectors``.
-    return Components(metric.out_of(vectors), metric.into(vectors).T, values.clamp(min=0), mean)
+    basis, dual = metric.out_of(vectors), metric.into(vectors).T
+    # Unit columns: whatever the metric's scale, neither factor overflows in half precision.
+    scale = basis.norm(dim=0).clamp(min=1e-300)
+    return Components(basis / scale, dual * scale[:, None], values.clamp(min=0), mean)
 
 
 def mixed(seen: Tensor, prior: Tensor, count: int) -> Tensor:

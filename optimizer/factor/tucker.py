@@ -97,8 +97,14 @@ def tucker(weight: Tensor, root: Tensor, metric: Metric, outer: int, inner: int,
         right = _directions(torch.einsum("oik,op->pik", seen, left), 1, inner)
     core = torch.einsum("oik,op,iq->pqk", seen, left, right).unflatten(2, weight.shape[2:])
     # Back from white inputs to those that the layer reads.
-    back = torch.linalg.solve_triangular(root, right.T, upper=False, left=False)
-    return Tucker(metric.out_of(left), core, back)
+    return _balanced(metric.out_of(left), core, torch.linalg.solve_triangular(root, right.T, upper=False, left=False))
+
+
+def _balanced(outer: Tensor, core: Tensor, inner: Tensor) -> Tucker:
+    """Unit columns outside and unit rows inside, so that no factor overflows in half precision."""
+    left, right = outer.norm(dim=0).clamp(min=1e-300), inner.norm(dim=1).clamp(min=1e-300)
+    scaled = torch.einsum("pqk,p,q->pqk", core.flatten(2), left, right).reshape(core.shape)
+    return Tucker(outer / left, scaled, inner / right[:, None])
 
 
 def _seen(weight: Tensor, root: Tensor, metric: Metric) -> Tensor:

@@ -27,8 +27,8 @@ def random_cut(program: Program, seed: int, chance: float = 0.8) -> None:
     kept = {}  # type: ignore[var-annotated]
     for group in groups(program, axes):
         skipped = bool(kept) and float(torch.rand((), generator=generator)) >= chance
-        if group.free and group.size > group.axis.least and not skipped:
-            count = int(torch.randint(group.axis.least, group.size, (), generator=generator))
+        if group.free and not skipped:
+            count = int(torch.randint(group.least, group.size, (), generator=generator))
             stay = torch.randperm(group.size, generator=generator)[:count]
             kept[group.axis] = stay.sort().values if group.axis.ordered else stay
     assert kept

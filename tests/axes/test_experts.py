@@ -120,7 +120,7 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 def test_router_and_experts_are_one_group(case: Case) -> None:
     group = case.experts
-    assert group.free and group.size == EXPERTS and group.axis.least == CHOSEN
+    assert group.free and group.size == EXPERTS and group.least == CHOSEN
     assert {(member.weight, member.dim) for member in group.members} == {("router.weight", 0), ("up", 0), ("down", 0)}
 
 
@@ -177,6 +177,6 @@ def test_experts_in_groups_are_cut_as_groups_and_within_each() -> None:
     program = load(Limited().eval(), (torch.randn(7, WIDTH),))
     axes = analyze(program)
     found = {group.size: group for group in groups(program, axes) if group.kind == "experts"}
-    assert sorted(found) == [3, 4] and all(group.free and group.axis.least == 2 for group in found.values())
+    assert sorted(found) == [3, 4] and all(group.free and group.least == 2 for group in found.values())
     cut(program, axes, {found[3].axis: torch.tensor([0, 2]), found[4].axis: torch.tensor([1, 2, 3])})
     assert program.weights["up"].shape == (6, WIDTH, HIDDEN)

@@ -30,7 +30,7 @@ from tersor.axes.terms import (
     unify,
 )
 
-FAST = settings(max_examples=100, deadline=None)
+FAST = settings(max_examples=60, deadline=None)
 
 
 @dataclass(frozen=True)

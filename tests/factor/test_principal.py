@@ -113,6 +113,23 @@ def test_a_metric_moves_the_error_to_where_it_does_not_matter(full: bool) -> Non
     torch.testing.assert_close(parts.dual @ parts.basis, torch.eye(16, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_inputs_that_never_change_are_kept_by_the_bias(side: str) -> None:
+    weight, inputs = normal(6, 5), normal(1, 5, seed=1).expand(50, 5)
+    made = factors(weight, None, seen(weight, None, inputs, side), 1)
+    torch.testing.assert_close(outputs_of(made, inputs), inputs @ weight.T)
+    assert all(float(part.abs().max()) < 1e3 for part in made[:2])
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_factors_are_of_the_size_of_the_weight(scale: float) -> None:
+    weight, inputs = normal(16, 24), skewed_inputs(400, 24) * scale
+    first, second, _ = factors(
+        weight, None, seen(weight, None, inputs, "outputs", metric((m := normal(16, 3)) @ m.T * scale)), 4
+    )
+    assert float(second.norm(dim=0).max()) < 1.001 and float(first.abs().max()) < 50
+
+
 def test_rank_by_share() -> None:
     parts = of_weight(torch.diag(torch.tensor([3.0, 2.0, 1.0])))
     assert [parts.rank(share) for share in (0.5, 0.65, 0.93, 1.0)] == [1, 2, 3, 3]

@@ -72,3 +72,12 @@ def test_data_and_metric_lower_the_error_that_they_measure() -> None:
 def test_without_data_inputs_count_as_white() -> None:
     torch.testing.assert_close(input_root(None, 10), UNIT)
     torch.testing.assert_close(input_root(Moments(5, torch.zeros(10), torch.zeros(10, 10)), 10), UNIT)
+
+
+@pytest.mark.parametrize("scale", [1e-6, 1e6])
+def test_factors_are_of_the_size_of_the_weight(scale: float) -> None:
+    weight, moments = normal(12, 10, 3, 3), Moments.of(normal(500, 10, seed=1) * scale)
+    made = tucker(weight, input_root(moments, 10), flat_metric(12, 1 / scale), 5, 4)
+    torch.testing.assert_close(made.outer.norm(dim=0), torch.ones(5, dtype=torch.float64))
+    torch.testing.assert_close(made.inner.norm(dim=1), torch.ones(4, dtype=torch.float64))
+    assert float(made.core.abs().max()) < 50

@@ -48,11 +48,26 @@ def test_all_tokens_give_the_block(gated: bool, bias: bool) -> None:
     program, context = applied(model, x, Moefy(experts=4, active=1.0, margin=1.0))
     assert not context.taken and "predicted work" in reasons(context)
     program, context = captured(model, x), Context(calibration=((x,),))
-    object.__setattr__(item := Moefy(experts=4, active=1.0), "margin", 1e9)
-    item(program, context)
+    item_that_always_pays(experts=4, active=1.0)(program, context)
     refresh(program)
     assert "4 experts on 16/16 of the tokens hold 100.0%" in details(context)
     assert_equal(program, model, x, tolerance=1e-4)
+
+
+def test_a_gated_block_whose_layers_were_merged() -> None:
+    model, x = FeedForward(32, 64, gated=True).eval(), seeded(2, 12, 32)
+    program, context = captured(model, x), Context(calibration=((x,),))
+    for item in (*parse("merge-linears"), item_that_always_pays(experts=4, active=1.0)):
+        item(program, context)
+        refresh(program)
+    assert "4 experts on 16/16 of the tokens hold 100.0%" in details(context)
+    assert_equal(program, model, x, tolerance=1e-4)
+
+
+def item_that_always_pays(**options: float) -> Moefy:
+    made = Moefy(**options)  # type: ignore[arg-type]
+    object.__setattr__(made, "margin", 1e9)
+    return made
 
 
 def clustered(width: int, units: int, experts: int) -> tuple[FeedForward, Tensor]:

@@ -12,8 +12,8 @@ A = torch.ops.aten
 ONE = [
     A.clone, A.contiguous, A.detach, A.alias, A.lift_fresh_copy, A.square, A.gelu, A.silu, A.mish, A.elu, A.celu,
     A.selu, A.relu6, A.hardtanh, A.hardswish, A.hardsigmoid, A.leaky_relu, A.softplus, A.log_sigmoid, A.softshrink,
-    A.rrelu, A.zero, A.nan_to_num, A.isnan, A.isinf, A.logical_not, A.special_erf, A.negative, A.zeros_like, A.ones_like,
-    A.relu, A.sigmoid, A.tanh, A.exp, A.rsqrt, A.neg,
+    A.rrelu, A.nan_to_num, A.isnan, A.isinf, A.logical_not, A.special_erf, A.negative, A.zeros_like, A.ones_like,
+    A.zero, A.relu, A.sigmoid, A.tanh, A.exp, A.rsqrt, A.neg,
 ]  # fmt: skip
 TWO = [
     A.pow.Tensor_Tensor, A.float_power.Tensor_Tensor, A.type_as.default, A.copy.default, A.fmod.Tensor,
