@@ -197,8 +197,9 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
     report.before, report.after = facts(original), facts(outcome.program)
     report.picture_before = picture(original, outcome.program, mark="removed")
     report.picture_after = picture(outcome.program, original)
-    what = "the original" if outcome.reference is reference else "what the lossy passes left"
-    report.parity = outcome.reference.judge(f"rewritten program against {what}", outcome.program.run_flat)
+    report.parity = outcome.reference.judge(
+        f"rewritten program against {outcome.reference.name}", outcome.program.run_flat
+    )
     if lossy is not None:
         report.groups = summarize(original)[0]
         report.quality = QualityRecord(

@@ -111,7 +111,7 @@ def compile_checked(
 ) -> Compiled:
     """Compile, run at every binding, and raise ParityError where the artefact differs from the original."""
     call = backend.compile(program, target)
-    parities = reference.judge(f"{backend.name} against the original", call, RUNTIME_FLOOR)
+    parities = reference.judge(f"{backend.name} against {reference.name}", call, RUNTIME_FLOOR)
     if report is not None:
         report.parity += parities
     problem = failure(parities)

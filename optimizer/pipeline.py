@@ -39,12 +39,14 @@ class Reference:
         cases: sizes and inputs.
         outputs: the original's outputs at each case.
         noises: the original's own rounding error per output, by case; computed when first asked for.
+        name: what the report calls it.
     """
 
     program: Program
     cases: list[Binding]
     outputs: list[Flat]
     noises: dict[int, list[float]] = field(default_factory=dict)
+    name: str = "the original"
 
     @classmethod
     def of(cls, program: Program, extra: Sequence[Flat] = ()) -> Reference:
@@ -60,7 +62,8 @@ class Reference:
 
     def moved(self, program: Program) -> Reference:
         """The same cases with another program's outputs, which from now on are what must be reproduced."""
-        return Reference(program, self.cases, [program.run(case.inputs) for case in self.cases])
+        outputs = [program.run(case.inputs) for case in self.cases]
+        return Reference(program, self.cases, outputs, name="what the lossy passes left")
 
     def judge(self, what: str, run: Callable[..., Flat], floor: float = 0.0) -> list[Parity]:
         """Compare another implementation with the original at every binding."""
@@ -198,7 +201,9 @@ def attempt(outcome: Outcome, item: Pass, context: Context, lossy: Lossy | None,
         candidate.prune_weights()
         problem = structure(outcome.reference.program, candidate)
         if problem is None and item.exact:
-            record.parity = outcome.reference.judge(f"after {record.spec} against the original", candidate.run_flat)
+            record.parity = outcome.reference.judge(
+                f"after {record.spec} against {outcome.reference.name}", candidate.run_flat
+            )
             problem = failure(record.parity)
         elif problem is None and lossy is not None:
             candidate, problem = _spend(program, candidate, context, lossy, record)
