@@ -187,20 +187,62 @@ def main() -> int:
     warnings.simplefilter("ignore")
     from tersor.measure import interleaved
 
-    rows, counts, problems = {}, {}, []
+    rows, ratios, counts, problems = {}, {}, {}, []
     for name in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
             calls, counts[name], missing = contestants(name, Path(folder), options.quick)
             rows[name] = {timing.name: timing for timing in interleaved(calls, seconds=options.seconds)}
+            ratios[name] = same_runtime(calls, options.seconds / 2)
         problems += [f"- {name}, {label}: {why}" for label, why in missing.items()]
-        print(name, {k: round(t.median_ms, 2) for k, t in rows[name].items()}, counts[name], missing, flush=True)
-    text = table(rows) + "\n\n" + node_table(counts)
+        print(
+            name,
+            {k: round(t.median_ms, 2) for k, t in rows[name].items()},
+            counts[name],
+            ratios[name],
+            missing,
+            flush=True,
+        )
+    text = "\n\n".join([table(rows), runtime_table(ratios), node_table(counts)])
     if problems:
         text += "\n\nCould not take part:\n\n" + "\n".join(problems)
     print(text)
     if options.write:
         write("peers", "Peers side by side on this CPU", text)
     return 0
+
+
+def same_runtime(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, tuple[Any, Any]]:
+    """The original's file and ours in one runtime, the two alone: other libraries' threads spin on after their call."""
+    from tersor.measure import interleaved
+
+    pairs = {}
+    for runtime in ("ONNX Runtime", "OpenVINO"):
+        pair = {label: calls[label] for label in (runtime, f"Tersor + {runtime}") if label in calls}
+        if len(pair) == 2:
+            before, after = interleaved(pair, seconds=seconds, minimum_runs=31)
+            pairs[runtime] = (before, after)
+    return pairs
+
+
+def runtime_table(ratios: dict[str, dict[str, tuple[Any, Any]]]) -> str:
+    lines = [
+        "Tersor's file against the original's in the same runtime, the two alone, interleaved: ratio of the medians, "
+        "and the original's own quartiles relative to its median as the noise.",
+        "",
+        "| model | ONNX Runtime | noise | OpenVINO | noise |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in ratios.items():
+        cells = []
+        for runtime in ("ONNX Runtime", "OpenVINO"):
+            before, after = row.get(runtime, (None, None))
+            if before is None or after is None:
+                cells += ["-", "-"]
+                continue
+            low, high = before.low_ms / before.median_ms, before.high_ms / before.median_ms
+            cells += [f"{after.median_ms / before.median_ms:.3f}", f"{low:.2f}-{high:.2f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def table(rows: dict[str, dict[str, Any]]) -> str:
