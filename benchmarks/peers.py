@@ -194,14 +194,9 @@ def main() -> int:
             rows[name] = {timing.name: timing for timing in interleaved(calls, seconds=options.seconds)}
             ratios[name] = same_runtime(calls, options.seconds / 2)
         problems += [f"- {name}, {label}: {why}" for label, why in missing.items()]
-        print(
-            name,
-            {k: round(t.median_ms, 2) for k, t in rows[name].items()},
-            counts[name],
-            ratios[name],
-            missing,
-            flush=True,
-        )
+        shown = {label: round(timing.median_ms, 2) for label, timing in rows[name].items()}
+        print(name, shown, counts[name], missing, flush=True)
+        print(runtime_table({name: ratios[name]}).splitlines()[-1], flush=True)
     text = "\n\n".join([table(rows), runtime_table(ratios), node_table(counts)])
     if problems:
         text += "\n\nCould not take part:\n\n" + "\n".join(problems)
