@@ -19,15 +19,25 @@ from tersor.target import Target
 
 
 def interleaved(
-    contestants: Mapping[str, Callable[[], Any]], *, seconds: float = 3.0, minimum_runs: int = 5, seed: int = 0
+    contestants: Mapping[str, Callable[[], Any]],
+    *,
+    seconds: float = 3.0,
+    minimum_runs: int = 5,
+    seed: int = 0,
+    settle: float = 0.02,
 ) -> list[Timing]:
     """Run all contestants in turn, in a new order each round, so that drift of the machine hits all alike.
+
+    Libraries leave threads behind that spin for some milliseconds after a call, and take the cores of whoever comes
+    next. So each turn begins with calls that are not timed.
 
     Args:
         contestants: what to time, by name; each is called twice before the clock starts.
         seconds: time to spend on all together, warm-up not counted.
         minimum_runs: rounds to do even where they take longer.
         seed: fixes the orders.
+        settle: seconds at the beginning of a turn that are not timed, and as many at least that are; 0 times a single
+            call in each turn.
 
     Returns:
         One timing per contestant, in milliseconds: median and quartiles.
@@ -41,9 +51,24 @@ def interleaved(
     while contestants and (rounds < minimum_runs or time.perf_counter() < end):
         shuffled.shuffle(order)
         for name in order:
-            taken[name].append(_milliseconds(contestants[name]))
+            taken[name] += _turn(contestants[name], settle, taken[name])
         rounds += 1
     return [_timing(name, runs) for name, runs in taken.items()]
+
+
+def _turn(call: Callable[[], Any], settle: float, before: list[float]) -> list[float]:
+    """Timed calls of one turn; a call that is long against the settling needs none."""
+    if settle and not (before and before[-1] > 10e3 * settle):
+        _milliseconds_of(call, settle)
+    return _milliseconds_of(call, settle)
+
+
+def _milliseconds_of(call: Callable[[], Any], seconds: float) -> list[float]:
+    """One call, and more until the seconds are over."""
+    end, taken = time.perf_counter() + seconds, [_milliseconds(call)]
+    while time.perf_counter() < end:
+        taken.append(_milliseconds(call))
+    return taken
 
 
 def _milliseconds(call: Callable[[], Any]) -> float:

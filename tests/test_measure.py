@@ -17,14 +17,14 @@ def test_slower_is_slower():
     assert (slow.name, fast.name) == ("slow", "fast")
     assert slow.median_ms > 3 * fast.median_ms
     assert slow.low_ms <= slow.median_ms <= slow.high_ms
-    assert slow.runs == fast.runs >= 5
+    assert slow.runs >= 5 and fast.runs >= 5
 
 
 def test_each_round_has_every_contestant_in_an_order_that_the_seed_fixes():
     def orders(seed: int) -> list[str]:
         seen: list[str] = []
         calls = {name: (lambda name=name: seen.append(name)) for name in "abc"}
-        interleaved(calls, seconds=0, minimum_runs=6, seed=seed)
+        interleaved(calls, seconds=0, minimum_runs=6, seed=seed, settle=0)
         return seen[6:]
 
     first = orders(0)
@@ -33,6 +33,28 @@ def test_each_round_has_every_contestant_in_an_order_that_the_seed_fixes():
     rounds = [first[start : start + 3] for start in range(0, len(first), 3)]
     assert all(sorted(names) == ["a", "b", "c"] for names in rounds)
     assert len({tuple(names) for names in rounds}) > 1
+
+
+def test_what_another_leaves_running_is_not_counted():
+    until = 0.0
+
+    def leaves_threads() -> None:
+        nonlocal until
+        until = time.perf_counter() + 0.01
+
+    def alone() -> None:
+        time.sleep(0.005 if time.perf_counter() < until else 0.001)
+
+    calls = {"first": leaves_threads, "second": alone}
+    hit = interleaved(calls, seconds=0, minimum_runs=15, settle=0)[1]
+    settled = interleaved(calls, seconds=0, minimum_runs=15)[1]
+    assert hit.median_ms > 4 and settled.median_ms < 3
+
+
+def test_a_long_call_is_not_made_twice_in_a_turn():
+    made: list[int] = []
+    interleaved({"long": lambda: (made.append(1), time.sleep(0.02))}, seconds=0, minimum_runs=3, settle=0.001)
+    assert len(made) == 2 + 2 + 1 + 1
 
 
 def test_nothing_to_time():
