@@ -7,8 +7,6 @@ Rows are appended to ``--rows`` as they come, and models that stand there alread
 
 from __future__ import annotations
 
-import argparse
-import json
 import shutil
 import statistics
 import sys
@@ -18,7 +16,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.pool import sweep
+from benchmarks.pool import arguments, resume
 from benchmarks.results import read_rows, write
 
 FAMILIES = ("zoo", "hf", "timm", "torchvision")
@@ -170,24 +168,13 @@ def _against_eager(entry: Any, fast: Any, torch: Any) -> float:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", choices=FAMILIES, action="append")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--rows", type=Path, default=Path("out/coverage.jsonl"))
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="run nothing, only print the table of the rows there are")
-    parser.add_argument("--write", action="store_true")
-    options = parser.parse_args()
+    options = arguments(__doc__, FAMILIES, "out/coverage.jsonl").parse_args()
     todo = [name for family in options.family or FAMILIES for name in models(family) if options.only in name]
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
-    known = read_rows(options.rows)
-    with options.rows.open("a", encoding="utf-8") as file:
-        missing = [] if options.table else [n for n in todo if n not in known]
-        for name, row in sweep(missing, examine, workers=options.workers, timeout=TIMEOUT):
-            file.write(json.dumps({"model": name, **row}) + "\n")
-            file.flush()
-            print(f"{name}: {row['status']} {row.get('nodes', '')} of {row.get('reference_nodes', '')} "
-                  f"nodes, {row['seconds']:.0f} s {row['why'][:200]}", flush=True)  # fmt: skip
+    if not options.table:
+        resume(
+            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT,
+            say=lambda row: f"{row.get('nodes', '')} of {row.get('reference_nodes', '')} nodes",
+        )  # fmt: skip
     rows = [row for name, row in read_rows(options.rows).items() if name in todo]
     text = summary(rows)
     print(text)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
+import json
 import multiprocessing
 import queue
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
+
+from benchmarks.results import read_rows
 
 Row = dict[str, Any]
 
@@ -34,6 +39,33 @@ def sweep(
     finally:
         for seat in seats:
             seat.close()
+
+
+def arguments(doc: str | None, families: Sequence[str], rows: str, workers: int = 2) -> argparse.ArgumentParser:
+    """The options that every sweep over the catalog's models has."""
+    parser = argparse.ArgumentParser(description=doc)
+    parser.add_argument("--family", choices=families, action="append")
+    parser.add_argument("--only", default="", help="models with this text in their name")
+    parser.add_argument("--rows", type=Path, default=Path(rows), help="rows so far; models that have one are not run")
+    parser.add_argument("--workers", type=int, default=workers)
+    parser.add_argument("--table", action="store_true", help="run nothing, only print the table of the rows there are")
+    parser.add_argument("--write", action="store_true", help="write the table to docs/results")
+    return parser
+
+
+def resume(
+    todo: Sequence[str], examine: Callable[[str], Row], path: Path, *, workers: int, timeout: float,
+    say: Callable[[Row], str],
+) -> None:  # fmt: skip
+    """Examine those cases that have no row in a file yet; rows are appended as they come, and said in a line each."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    known = read_rows(path)
+    with path.open("a", encoding="utf-8") as file:
+        missing = [case for case in todo if case not in known]
+        for case, row in sweep(missing, examine, workers=workers, timeout=timeout):
+            file.write(json.dumps({"model": case, **row}) + "\n")
+            file.flush()
+            print(f"{case}: {row['status']} {row['why'][:200]} {say(row)} {row['seconds']:.0f} s", flush=True)
 
 
 class _Seat:

@@ -9,7 +9,6 @@ Rows are appended to ``--rows`` as they come, and models that stand there alread
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import tempfile
@@ -21,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 
 from benchmarks.coverage import models as listed
-from benchmarks.pool import sweep
+from benchmarks.pool import arguments, resume
 from benchmarks.results import read_rows, write
 
 FAMILIES = ("zoo", "torchvision", "timm", "hf", "yolo", "large")
@@ -193,24 +192,13 @@ def peer(name: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", choices=FAMILIES, action="append")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--rows", type=Path, default=Path("out/prune_coverage.jsonl"))
-    parser.add_argument("--workers", type=int, default=1)
+    parser = arguments(__doc__, FAMILIES, "out/prune_coverage.jsonl", workers=1)
     parser.add_argument("--no-peer", action="store_true", help="leave Torch-Pruning out")
-    parser.add_argument("--table", action="store_true", help="run nothing, only print the table of the rows there are")
-    parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     wanted = [name for family in options.family or FAMILIES for name in names(family) if options.only in name]
     cases = [(wanted, TIMEOUT), ([] if options.no_peer else [PEER + name for name in wanted], PEER_TIMEOUT)]
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
-    known = read_rows(options.rows)
-    with options.rows.open("a", encoding="utf-8") as file:
-        for todo, timeout in [] if options.table else cases:
-            missing = [case for case in todo if case not in known]
-            for case, row in sweep(missing, examine, workers=options.workers, timeout=timeout):
-                _append(file, case, row)
+    for todo, timeout in [] if options.table else cases:
+        resume(todo, examine, options.rows, workers=options.workers, timeout=timeout, say=_said)
     text = summary(wanted, read_rows(options.rows))
     print(text)
     if options.write:
@@ -218,13 +206,8 @@ def main() -> int:
     return 0
 
 
-def _append(file: Any, case: str, row: dict[str, Any]) -> None:
-    import json
-
-    file.write(json.dumps({"model": case, **row}) + "\n")
-    file.flush()
-    shown = {key: row[key] for key in ("kept", "difference", "onnx", "onnx_why", "unknown") if key in row}
-    print(f"{case}: {row['status']} {row['why'][:160]} {shown} {row['seconds']:.0f} s", flush=True)
+def _said(row: dict[str, Any]) -> str:
+    return str({key: row[key] for key in ("kept", "difference", "onnx", "onnx_why", "unknown") if key in row})
 
 
 def summary(wanted: list[str], rows: dict[str, dict[str, Any]]) -> str:

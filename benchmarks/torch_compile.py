@@ -7,8 +7,6 @@ Rows are appended to ``--rows`` as they come, and models that stand there alread
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import warnings
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.pool import sweep
+from benchmarks.pool import arguments, resume
 from benchmarks.results import read_rows, write
 
 TIMEOUT = 600
@@ -75,24 +73,13 @@ def _difference(wanted: Any, got: Any) -> float:
 def main() -> int:
     from tersor.models_zoo.catalog import names
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--family", choices=("zoo", "hf"), action="append")
-    parser.add_argument("--only", default="")
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--write", action="store_true")
-    parser.add_argument("--rows", type=Path, default=Path("out/torch_compile.jsonl"))
-    parser.add_argument("--table", action="store_true", help="run nothing, only print the table of the rows there are")
-    options = parser.parse_args()
+    options = arguments(__doc__, ("zoo", "hf"), "out/torch_compile.jsonl").parse_args()
     todo = [name for family in options.family or ("zoo", "hf") for name in names(family) if options.only in name]
-    options.rows.parent.mkdir(parents=True, exist_ok=True)
-    known = read_rows(options.rows)
-    missing = [] if options.table else [name for name in todo if name not in known]
-    with options.rows.open("a", encoding="utf-8") as file:
-        for name, row in sweep(missing, examine, workers=options.workers, timeout=TIMEOUT):
-            file.write(json.dumps({"model": name, **row}) + "\n")
-            file.flush()
-            print(f"{name}: {row['status']} {row.get('difference', '')} {row['seconds']:.0f} s {row['why'][:200]}",
-                  flush=True)  # fmt: skip
+    if not options.table:
+        resume(
+            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT,
+            say=lambda row: str(row.get("difference", "")),
+        )  # fmt: skip
     text = table({name: row for name, row in read_rows(options.rows).items() if name in todo})
     print(text)
     if options.write:
