@@ -32,12 +32,14 @@ CONTESTANTS = (
 )  # fmt: skip
 
 
-def export(model: Any, inputs: tuple[Any, ...] | dict[str, Any], path: Path) -> None:
+def export(model: Any, inputs: tuple[Any, ...] | dict[str, Any], path: Path, dynamic: Any = None) -> None:
     """torch.onnx.export as its users call it."""
     import torch
 
     args, kwargs = (inputs, {}) if isinstance(inputs, tuple) else ((), inputs)
-    torch.onnx.export(model, args, str(path), kwargs=kwargs, dynamo=True, external_data=False, verbose=False)
+    torch.onnx.export(
+        model, args, str(path), kwargs=kwargs, dynamic_shapes=dynamic, dynamo=True, external_data=False, verbose=False
+    )
 
 
 def ort(path: Path, inputs: list[Any]) -> Callable[[], Any]:
@@ -151,13 +153,13 @@ def contestants(
 
 
 def _exported(entry: Any, path: Path) -> Any:
-    """Write the original's file; at batch 1 where torch.onnx.export manages that (it fails on some reshapes there)."""
+    """Write the original's file; at batch 1, or with dynamic dimensions where torch.onnx.export needs them (T5)."""
+    inputs = _first(entry.inputs)
     try:
-        inputs = _first(entry.inputs)
         export(entry.model, inputs, path)
     except Exception:
         inputs = entry.inputs
-        export(entry.model, inputs, path)
+        export(entry.model, inputs, path, entry.dynamic)
     return inputs
 
 
