@@ -38,3 +38,9 @@ def test_images_have_the_size_that_the_model_was_made_for():
     assert entry.inputs[0].shape == (2, 3, 96, 96)
     with torch.no_grad():
         assert entry.call().shape[0] == 2
+
+
+def test_an_image_size_reaches_models_that_take_no_such_argument():
+    assert load("timm:test_resnet", img_size=96).inputs[0].shape == (2, 3, 96, 96)
+    with pytest.raises(TypeError, match="colour"):
+        load("timm:test_resnet", colour="blue")
