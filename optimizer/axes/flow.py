@@ -13,7 +13,7 @@ from torch import fx
 from tersor.axes.select import Kept, length
 from tersor.axes.terms import Axis, Misaligned, Size, Term, cut, pin, quotient, size, split, unify
 from tersor.program import Program
-from tersor.rewrite_values import arguments
+from tersor.rewrite_values import argument, arguments
 
 Dims: TypeAlias = tuple[Term, ...]
 Value: TypeAlias = Dims | list[Any] | None
@@ -215,3 +215,8 @@ def rule(*names: str) -> Callable[[Rule], Rule]:
         return function
 
     return register
+
+
+def dim_of(node: fx.Node, rank: int) -> int:
+    """The dimension that a node's ``dim`` argument means, counted from the front."""
+    return int(argument(node, "dim")) % max(rank, 1)

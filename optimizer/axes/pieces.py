@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from tersor.axes.flow import Flow, Value, fresh, rule, shape, where
+from tersor.axes.flow import Flow, Value, dim_of, fresh, rule, shape, where
 from tersor.axes.select import length
 from tersor.axes.terms import UNIT, Cat, Term, pin, same, size
 from tersor.rewrite_values import argument, arguments, fake
@@ -75,17 +75,13 @@ def split_evenly(node: fx.Node, flow: Flow) -> Value:
     return _results(node, flow, parts)
 
 
-def _dim(node: fx.Node, rank: int) -> int:
-    return int(argument(node, "dim")) % rank
-
-
 def _result_shapes(node: fx.Node) -> list[Any]:
     return [shape(item) for item in node.meta["val"]]
 
 
 def _take_apart(node: fx.Node, flow: Flow, shapes: list[Any]) -> list[Term]:
     source = flow.dims(node.args[0])
-    dim = _dim(node, len(source))
+    dim = dim_of(node, len(source))
     parts: list[Term] = []
     rest = source[dim]
     for item in shapes:
@@ -96,7 +92,7 @@ def _take_apart(node: fx.Node, flow: Flow, shapes: list[Any]) -> list[Term]:
 
 def _results(node: fx.Node, flow: Flow, parts: list[Term]) -> Value:
     source = flow.dims(node.args[0])
-    dim = _dim(node, len(source))
+    dim = dim_of(node, len(source))
     return [(*source[:dim], part, *source[dim + 1 :]) for part in parts]
 
 
@@ -113,7 +109,7 @@ def getitem(node: fx.Node, flow: Flow) -> Value:
 def unbind(node: fx.Node, flow: Flow) -> Value:
     """Every position is read by itself, so none can go."""
     source = flow.dims(node.args[0])
-    dim = _dim(node, len(source))
+    dim = dim_of(node, len(source))
     flow.tie(source[dim], _positions(int(size(source[dim]))))
     return [(*source[:dim], *source[dim + 1 :])] * len(node.meta["val"])
 
@@ -122,7 +118,7 @@ def unbind(node: fx.Node, flow: Flow) -> Value:
 def select(node: fx.Node, flow: Flow) -> Value:
     """One position stays, wherever it comes to lie."""
     source = flow.dims(node.args[0])
-    dim, index = _dim(node, len(source)), argument(node, "index")
+    dim, index = dim_of(node, len(source)), argument(node, "index")
     total = size(source[dim])
     if isinstance(index, int) and isinstance(total, int):
         head, _ = flow.cut(source[dim], index % total)
@@ -137,7 +133,8 @@ def select(node: fx.Node, flow: Flow) -> Value:
 def slice_(node: fx.Node, flow: Flow) -> Value:
     """A stretch of the dimension, or every n-th position."""
     source = flow.dims(node.args[0])
-    dim, total = _dim(node, len(source)), size(source[_dim(node, len(source))])
+    dim = dim_of(node, len(source))
+    total = size(source[dim])
     start, end, step = (argument(node, name) for name in ("start", "end", "step"))
     result = shape(fake(node))[dim]
     if same(result, total):
@@ -175,7 +172,8 @@ def _strided(node: fx.Node, flow: Flow, term: Term, begin: int) -> Term:
 def scattered(node: fx.Node, flow: Flow) -> Value:
     """A stretch, or one position, of a dimension replaced; the other dimensions are shared."""
     into, part = flow.dims(node.args[0]), list(flow.dims(node.args[1]))
-    dim, total = _dim(node, len(into)), size(into[_dim(node, len(into))])
+    dim = dim_of(node, len(into))
+    total = size(into[dim])
     given = arguments(node)
     begin, step = given.get("index", given.get("start") or 0), given.get("step", 1)
     if step != 1 or not isinstance(begin, int) or not isinstance(total, int):

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import fx
 
-from tersor.axes.flow import Flow, Meaning, Value, fresh, pin_value, rule, shape, where
+from tersor.axes.flow import Flow, Meaning, Value, dim_of, fresh, pin_value, rule, shape, where
 from tersor.axes.meaning import counts, look_up, meaning, result
 from tersor.axes.norms import reduce, reduced
 from tersor.axes.select import length
@@ -14,15 +14,11 @@ from tersor.axes.terms import Term, limit, pin, same, size
 from tersor.rewrite_values import argument, arguments, fake
 
 
-def _dim(node: fx.Node, rank: int) -> int:
-    return int(argument(node, "dim")) % max(rank, 1)
-
-
 @rule("topk")
 def topk(node: fx.Node, flow: Flow) -> Value:
     """The best of a dimension and their positions in it, such as the experts of a token; so many must stay."""
     source, count = flow.dims(node.args[0]), argument(node, "k")
-    dim = _dim(node, len(source))
+    dim = dim_of(node, len(source))
     if isinstance(count, int):
         limit(source[dim], least=count)
     else:
@@ -52,7 +48,7 @@ def best(node: fx.Node, flow: Flow) -> Value:
 def ranked(node: fx.Node, flow: Flow) -> Value:
     """A dimension in the order of its values, which all matter; the others pass."""
     source = flow.dims(node.args[0])
-    dim = _dim(node, len(source))
+    dim = dim_of(node, len(source))
     pin(source[dim], where(node, "an order of all positions"))
     value = node.meta["val"]
     made = reduce(source, [dim], node) if node.target.overloadpacket.__name__ in ("kthvalue", "mode") else source  # type: ignore[union-attr]
@@ -116,7 +112,7 @@ def cumulated(node: fx.Node, flow: Flow) -> Value:
     """The order of positions matters; only where counts are totalled may some go, because theirs are zero."""
     source = flow.dims(node.args[0])
     if not counts(node, flow):
-        pin(source[_dim(node, len(source))], where(node, "cumsum"))
+        pin(source[dim_of(node, len(source))], where(node, "cumsum"))
     return source
 
 
@@ -125,7 +121,7 @@ def scatter(node: fx.Node, flow: Flow) -> Value:
     """Values written to, or added at, the places that an index names along one dimension."""
     given = arguments(node)
     into, places = flow.dims(given["self"]), flow.dims(given["index"])
-    dim = _dim(node, len(into))
+    dim = dim_of(node, len(into))
     written = given.get("src")
     operands = [places, *([flow.dims(written)] if isinstance(written, fx.Node) else [])]
     for index, term in enumerate(into):
@@ -161,7 +157,7 @@ def index_add(node: fx.Node, flow: Flow) -> Value:
     """Slices added to, or put in the place of, those that a list of positions names."""
     given = arguments(node)
     into, places = flow.dims(given["self"]), flow.dims(given["index"])
-    dim = _dim(node, len(into))
+    dim = dim_of(node, len(into))
     look_up(node, flow, into[dim], given["index"])
     if isinstance(given.get("source"), fx.Node):
         for index, (left, right) in enumerate(zip(into, flow.dims(given["source"]), strict=True)):

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import torch
 
-from tersor.axes.terms import Axis, Cat, Product, Size, Term, resolve, size
+from tersor.axes.terms import Axis, Cat, Product, Size, Term, children, resolve, size
 
 Kept = Mapping[Axis, torch.Tensor]
 """For each axis that loses indices, those that stay, as int64 in the order that they are to have."""
@@ -17,7 +17,7 @@ def touched(term: Term, kept: Kept) -> bool:
     term = resolve(term)
     if isinstance(term, Axis):
         return term in kept
-    return any(touched(child, kept) for child in (term.factors if isinstance(term, Product) else term.parts))
+    return any(touched(child, kept) for child in children(term))
 
 
 def length(term: Term, kept: Kept) -> Size:
@@ -28,7 +28,7 @@ def length(term: Term, kept: Kept) -> Size:
     if not touched(term, kept):
         return size(term)
     total: Size = 1 if isinstance(term, Product) else 0
-    for child in term.factors if isinstance(term, Product) else term.parts:
+    for child in children(term):
         total = total * length(child, kept) if isinstance(term, Product) else total + length(child, kept)
     return total
 

@@ -105,13 +105,18 @@ def size(term: Term) -> Size:
     return total
 
 
+def children(term: Product | Cat) -> tuple[Term, ...]:
+    """What a term is directly made of."""
+    return term.factors if isinstance(term, Product) else term.parts
+
+
 def leaves(term: Term) -> Iterator[Axis]:
     """The atomic axes of a term; one that occurs twice is given twice."""
     term = resolve(term)
     if isinstance(term, Axis):
         yield term
         return
-    for child in term.factors if isinstance(term, Product) else term.parts:
+    for child in children(term):
         yield from leaves(child)
 
 

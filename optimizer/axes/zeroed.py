@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from tersor.axes.analysis import Axes
-from tersor.axes.flow import Contraction, Value
+from tersor.axes.flow import Contraction, Literal, Value
 from tersor.axes.meaning import result as result_name
 from tersor.axes.remove import narrowed, set_argument
 from tersor.axes.select import Kept, indices, touched
@@ -43,6 +43,9 @@ class _Zeroed(fx.Interpreter):
         for item in axes.contractions:
             if touched(item.term, kept):
                 self.sums[item.node].append(item)
+        self.literals: dict[str, list[Literal]] = defaultdict(list)
+        for literal in axes.literals:
+            self.literals[literal.node].append(literal)
         self.spanned = {item.node for item in axes.spans if touched(item.term, kept)}
 
     def run_node(self, n: fx.Node) -> Any:
@@ -71,9 +74,8 @@ class _Zeroed(fx.Interpreter):
         """Run one node on the kept indices only, and spread the result out again."""
         scratch = fx.Graph()
         copied = scratch.node_copy(node, lambda source: scratch.placeholder(source.name))
-        for literal in self.axes.literals:
-            if literal.node == node.name:
-                set_argument(copied, literal.argument, literal.value(self.kept))
+        for literal in self.literals[node.name]:
+            set_argument(copied, literal.argument, literal.value(self.kept))
         by_name = {source.name: source for source in node.all_input_nodes}
 
         def value(placeholder: fx.Node) -> Any:

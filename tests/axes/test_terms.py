@@ -109,12 +109,18 @@ class Replay:
         return self
 
 
-@FAST
-@given(layouts(), st.data())
-def test_two_views_of_one_layout_become_one(layout, data):
+def united(layout: Layout, data: st.DataObject) -> tuple[Term, Term]:
+    """Two views of one small layout, made one."""
     assume(layout.size <= 72)
     left, right = pair(layout, data)
     unify(left, right)
+    return left, right
+
+
+@FAST
+@given(layouts(), st.data())
+def test_two_views_of_one_layout_become_one(layout, data):
+    left, right = united(layout, data)
     assert size(left) == size(right) == layout.size == len(labels(left))
     assert labels(left) == labels(right)
 
@@ -123,9 +129,7 @@ def test_two_views_of_one_layout_become_one(layout, data):
 @given(layouts(), st.data())
 def test_no_more_is_coupled_than_in_the_layout(layout, data):
     """Both views merge what the layout keeps apart, so that each of its own sets of positions may stay together."""
-    assume(layout.size <= 72)
-    left, right = pair(layout, data)
-    unify(left, right)
+    left, _ = united(layout, data)
     truth = built(layout, None)
     unify(truth, left)
     assert labels(truth) == labels(left)
@@ -146,9 +150,7 @@ def test_the_order_of_arguments_does_not_matter(layout, data):
 @FAST
 @given(layouts(), st.data())
 def test_a_second_time_changes_nothing(layout, data):
-    assume(layout.size <= 72)
-    left, right = pair(layout, data)
-    unify(left, right)
+    left, right = united(layout, data)
     before = labels(left)
     unify(left, right)
     unify(right, left)
