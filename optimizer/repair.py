@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from tersor import recover
 from tersor.context import Context
 from tersor.pipeline import Repair
 from tersor.program import Program
 from tersor.progress import Progress
 from tersor.report.model import SiteRecord
 
-METHODS = ("least-squares", "bias", "distill", "none")
+METHODS = (*recover.METHODS, "none")
 """Ways to recover; the first is the default."""
 
 
@@ -19,13 +20,11 @@ def repairer(method: str, progress: Progress, seed: int, seconds: float = 60.0) 
     """
     if method == "none":
         return None
-    from tersor.recover import Correspondence, recover
-
     steps = ("least-squares", "distill") if method == "distill" else (method,)
 
     def repair(before: Program, damaged: Program, context: Context) -> tuple[Program, list[SiteRecord]]:
-        correspondence = Correspondence(tuple(context.cuts))
-        done = recover(
+        correspondence = recover.Correspondence(tuple(context.cuts))
+        done = recover.recover(
             before, damaged, correspondence, context.calibration, steps, progress=progress, seed=seed, seconds=seconds
         )
         told = [

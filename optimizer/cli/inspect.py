@@ -31,9 +31,7 @@ def inspect(
         _check_picture(picture, axes)
     with stdout_kept():
         program = options.load(model, dim, inputs)
-        found = axes_of(model, program) if axes else describe(model, program)
-    if picture is not None:
-        _draw(model, program, picture)
+        found = axes_of(model, program, picture) if axes else describe(model, program)
     if json:
         print_json(found)
     elif axes:
@@ -51,22 +49,18 @@ def _check_picture(picture: Path, axes: bool) -> None:
     check_folder(picture)
 
 
-def axes_of(name: str, program: Program) -> dict[str, Any]:
-    """Everything that ``inspect --axes`` says, as plain values."""
+def axes_of(name: str, program: Program, picture: Path | None = None) -> dict[str, Any]:
+    """Everything that ``inspect --axes`` says, as plain values; drawn into ``picture`` too where one is wanted."""
     from dataclasses import asdict
 
-    from tersor.axes.summary import summarize
-
-    groups, unknown = summarize(program)
-    return {"model": name, "groups": [asdict(group) for group in groups], "unknown": unknown}
-
-
-def _draw(name: str, program: Program, path: Path) -> None:
     from tersor.axes.summary import summarize
     from tersor.report.axes import page
     from tersor.report.html import write_text
 
-    write_text(page(name, summarize(program)[0]), path)
+    groups, unknown = summarize(program)
+    if picture is not None:
+        write_text(page(name, groups), picture)
+    return {"model": name, "groups": [asdict(group) for group in groups], "unknown": unknown}
 
 
 def _show_axes(found: dict[str, Any]) -> None:
