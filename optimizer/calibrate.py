@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence, Sized
+from collections.abc import Callable, Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, fx
-from torch.nn import functional as F
 
+from tersor.convolution import Window, window
 from tersor.errors import InputError, UsageError
 from tersor.interface import Flat
 from tersor.program import Program
 from tersor.progress import Progress, Silent
-from tersor.rewrite_values import arguments, key
-
-CONVOLUTIONS = frozenset({"conv1d", "conv2d", "conv3d", "convolution"})
-"""Operators whose input is read in windows; a transposed one is not among them, whatever its name."""
+from tersor.rewrite_values import arguments
 
 
 @dataclass(frozen=True)
@@ -104,11 +101,24 @@ def statistics(
     return {tap: item.finish() for tap, item in sums.items()}
 
 
+def observe(
+    program: Program,
+    adders: Mapping[str, Callable[[Tensor], None]],
+    inputs: Iterable[Flat],
+    *,
+    progress: Progress | None = None,
+) -> None:
+    """Run the program on every input and show each named node's result to its function; errors as `statistics`."""
+    nodes = {node.name: node for node in program.nodes}
+    for name in adders:
+        _checked(Tap(name, name, 0), nodes, whole=True)
+    _run(program, {name: [_Watch(name, add)] for name, add in adders.items()}, inputs, progress)
+
+
 def norms(
     program: Program, names: Iterable[str], inputs: Iterable[Flat], *, progress: Progress | None = None
 ) -> dict[str, float]:
     """The root mean square of each named node's result over all its elements and all inputs; errors as `statistics`."""
-    nodes = {node.name: node for node in program.nodes}
     totals: dict[str, list[float]] = {name: [0.0, 0.0] for name in names}
 
     def adder(name: str) -> Callable[[Tensor], None]:
@@ -118,9 +128,7 @@ def norms(
 
         return add
 
-    for name in totals:
-        _checked(Tap(name, name, 0), nodes, whole=True)
-    _run(program, {name: [_Watch(name, adder(name))] for name in totals}, inputs, progress)
+    observe(program, {name: adder(name) for name in totals}, inputs, progress=progress)
     return {name: math.sqrt(square / count) if count else 0.0 for name, (square, count) in totals.items()}
 
 
@@ -191,7 +199,7 @@ class _Sums:
     ) -> None:  # fmt: skip
         self.dim, self.limit, self.generator = tap.dim, samples, generator
         self.gram = gram
-        self.window = window(reader) if gram and patches and _is_source(reader, tap.operand) else None
+        self.window = plain_window(reader) if gram and patches and _is_source(reader, tap.operand) else None
         self.dtype = torch.float64 if precise else torch.float32
         self.count = self.samples = 0
         self.total: Any = 0
@@ -242,49 +250,10 @@ class _Sums:
         return Statistics(self.count, mean, square, gram, self.samples, total)
 
 
-@dataclass(frozen=True)
-class Window:
-    """How a convolution reads its input: one entry per spatial dimension."""
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    dilation: tuple[int, ...]
-    padding: tuple[tuple[int, int], ...]
-    groups: int
-
-    @property
-    def spatial(self) -> int:
-        """How many spatial dimensions there are."""
-        return len(self.kernel)
-
-    def views(self, value: Tensor) -> Tensor:
-        """``[N, C, *space]`` (or without N) as overlapping windows ``[N, *positions, C, *kernel]``, without a copy."""
-        value = value if value.dim() == self.spatial + 2 else value[None]
-        value = F.pad(value, [amount for pair in reversed(self.padding) for amount in pair])
-        for axis, (size, step, gap) in enumerate(zip(self.kernel, self.stride, self.dilation, strict=True)):
-            value = value.unfold(2 + axis, (size - 1) * gap + 1, step)[..., ::gap]
-        return value.movedim(1, 1 + self.spatial)
-
-
-def window(node: fx.Node) -> Window | None:
-    """The window of a convolution; None for any other node, also a transposed convolution."""
-    if key(node) not in CONVOLUTIONS or arguments(node).get("transposed"):
-        return None
-    given = arguments(node)
-    kernel = tuple(int(size) for size in given["weight"].meta["val"].shape[2:])
-    stride, dilation = (_each(given[name], len(kernel)) for name in ("stride", "dilation"))
-    padding: Any = given["padding"]
-    if padding == "same":
-        whole = [gap * (size - 1) for gap, size in zip(dilation, kernel, strict=True)]
-        pairs = tuple((amount // 2, amount - amount // 2) for amount in whole)
-    else:
-        pairs = tuple((amount, amount) for amount in _each(0 if padding == "valid" else padding, len(kernel)))
-    return Window(kernel, stride, dilation, pairs, int(given["groups"]))
-
-
-def _each(value: int | Sequence[int], count: int) -> tuple[int, ...]:
-    found = (value,) if isinstance(value, int) else tuple(value)
-    return found * count if len(found) == 1 else found
+def plain_window(node: fx.Node) -> Window | None:
+    """The window of a convolution; None for a transposed one, whose inputs are not windows, and for any other node."""
+    found = window(node)
+    return None if found is None or found.transposed else found
 
 
 def _is_source(reader: fx.Node, operand: str) -> bool:

@@ -8,14 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from tersor.convolution import CONVOLUTIONS, TRANSPOSED
 from tersor.passes._affine import Affine
 from tersor.passes._views import permutation
 from tersor.passes._weights import shared_with
 from tersor.rewrite import Match, Plan
 from tersor.rewrite_values import arguments, fake, key, known, positional, tensor
 
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
-TRANSPOSED = ("conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
 LAYERS = ("linear", *CONVOLUTIONS, *TRANSPOSED, "batch_norm", "layer_norm")
 
 

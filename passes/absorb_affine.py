@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tersor.context import Context
+from tersor.convolution import CONVOLUTIONS, TRANSPOSED
 from tersor.passes._affine import affine_of
-from tersor.passes._layers import CONVOLUTIONS, TRANSPOSED, absorb_after, absorb_before, layer_behind
+from tersor.passes._layers import absorb_after, absorb_before, layer_behind
 from tersor.passes._weights import share_weight_nodes
 from tersor.program import Program
 from tersor.rewrite import Match, Plan, node_rule, rewrite

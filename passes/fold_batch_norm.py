@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from tersor.context import Context
+from tersor.convolution import CONVOLUTIONS
 from tersor.passes._affine import batch_norm_affine
-from tersor.passes._layers import CONVOLUTIONS, absorb_after, absorb_before, layer_behind
+from tersor.passes._layers import absorb_after, absorb_before, layer_behind
 from tersor.passes._norms import batch_norm_arguments
 from tersor.passes._weights import share_weight_nodes
 from tersor.program import Program

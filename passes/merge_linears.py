@@ -11,14 +11,13 @@ import torch
 from torch import fx
 
 from tersor.context import Context
+from tersor.convolution import CONVOLUTIONS
 from tersor.passes._weights import share_weight_nodes, shared_with
 from tersor.program import Program
 from tersor.rewrite import erase_unused, insert_call, insert_weight
 from tersor.rewrite_values import arguments, fake, key
 
 aten = torch.ops.aten
-
-_CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ class MergeLinears:
         share_weight_nodes(program)
         groups: dict[Hashable, list[fx.Node]] = {}
         for node in program.graph.nodes:
-            names = ("linear", *_CONVOLUTIONS) if self.convolutions else ("linear",)
+            names = ("linear", *CONVOLUTIONS) if self.convolutions else ("linear",)
             if key(node) in names:
                 group = groups.setdefault(_geometry(program, node), [])
                 group.append(node)

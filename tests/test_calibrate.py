@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tersor.calibrate import Tap, norms, statistics, window
+from tersor.calibrate import Tap, norms, plain_window, statistics
 from tersor.errors import InputError, UsageError
 from tersor.interface import Flat
 from tersor.program import Program
@@ -112,7 +112,7 @@ def test_patches_times_weights_are_the_convolution(layer: nn.Module, shape: tupl
     tap = Tap(node.name, node.all_input_nodes[0].name, 1)
     images = drawn(*shape, seed=5)
     found = statistics(program, [tap], [(images,)], gram=True, samples=None, precise=True)[tap]
-    assert found.gram is not None and window(node) is not None
+    assert found.gram is not None and plain_window(node) is not None
     weight = layer.get_parameter("weight").detach().double().unflatten(0, (len(found.gram), -1)).flatten(2)
     with torch.no_grad():
         wanted = layer(images).double().square().sum()

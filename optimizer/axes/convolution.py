@@ -9,10 +9,11 @@ from torch import fx
 from tersor.axes.flow import Dims, Flow, Value, fresh, rule, shape, where
 from tersor.axes.select import length
 from tersor.axes.terms import Term, pin, product, quotient, size
+from tersor.convolution import EVERY, is_transposed
 from tersor.rewrite_values import arguments, fake
 
 
-@rule("conv1d", "conv2d", "conv3d", "convolution", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
+@rule(*EVERY)
 def convolution(node: fx.Node, flow: Flow) -> Value:
     """Channels: ``(group, in) -> (group, out)``; positions are new unless the kernel is a single point."""
     given = arguments(node)
@@ -34,7 +35,7 @@ def convolution(node: fx.Node, flow: Flow) -> Value:
 def channels(node: fx.Node, flow: Flow, source: tuple[Term, Term], weight: Dims) -> Term:
     """The output channels of a kernel over ``(group, in)``."""
     group, per_group = source
-    transposed = _is_transposed(node)
+    transposed = is_transposed(node)
     inputs, outputs = (weight[0], weight[1]) if transposed else (weight[1], weight[0])
     if transposed:
         flow.tie(inputs, product((group, per_group)))
@@ -49,11 +50,6 @@ def channels(node: fx.Node, flow: Flow, source: tuple[Term, Term], weight: Dims)
     if size(group) != 1:
         flow.role(node, "group", group)
     return out
-
-
-def _is_transposed(node: fx.Node) -> bool:
-    given = arguments(node)
-    return bool(given.get("transposed")) or "transpose" in str(node.target)
 
 
 def _positions(node: fx.Node, source: Dims, kernel: Dims) -> Dims:

@@ -8,18 +8,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx
 
+from tersor.convolution import EVERY, is_transposed
 from tersor.program import Program
 from tersor.rewrite_values import arguments, fake, key
-
-_CONVOLUTIONS = (
-    "conv1d",
-    "conv2d",
-    "conv3d",
-    "convolution",
-    "conv_transpose1d",
-    "conv_transpose2d",
-    "conv_transpose3d",
-)
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ def layer(program: Program, node: fx.Node) -> Layer | None:
     name = key(node)
     if name == "linear":
         return _linear(program, node)
-    if name in _CONVOLUTIONS:
+    if name in EVERY:
         return _convolution(program, node)
     if name in ("matmul", "mm", "bmm", "mv"):
         return _product(program, node, node.args[0], node.args[1])
@@ -104,8 +95,7 @@ def _convolution(program: Program, node: fx.Node) -> Layer | None:
         return None
     spatial = fake(given["weight"]).dim() - 2
     channel = fake(source).dim() - spatial - 1
-    transposed = bool(given.get("transposed")) or "transpose" in str(node.target)
-    into, out = (0, (1,)) if transposed else (1, (0,))
+    into, out = (0, (1,)) if is_transposed(node) else (1, (0,))
     return Layer(node.name, source.name, channel, name, bias, into, out, int(given["groups"]), channel)
 
 

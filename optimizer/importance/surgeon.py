@@ -12,7 +12,7 @@ from torch import Tensor
 from tersor.axes.analysis import Axes
 from tersor.axes.groups import Group
 from tersor.axes.terms import Axis
-from tersor.calibrate import Statistics, Tap, statistics, window
+from tersor.calibrate import Statistics, Tap, plain_window, statistics
 from tersor.context import Context
 from tersor.errors import UsageError
 from tersor.importance.activation import errors
@@ -132,7 +132,7 @@ def _portions(program: Program, tasks: Sequence[Task], patches: bool, together: 
         layer = read.layer
         assert layer is not None
         view = matrix(layer, program.weights[layer.weight]).shape
-        windowed = patches and window(nodes[read.node]) is not None
+        windowed = patches and plain_window(nodes[read.node]) is not None
         sizes[read.tap] = view[0] * (view[2] * view[3]) ** 2 if windowed else (view[0] * view[2]) ** 2
         boundary = not together or place == 0 or tasks[place - 1][0] is not axis
         if part and boundary and sum(sizes.values()) > BUDGET:

@@ -7,12 +7,11 @@ from typing import Literal
 
 from torch import Tensor, fx
 
+from tersor.convolution import EVERY, Window, window
 from tersor.program import Program
 from tersor.recover.constants import set_constant
-from tersor.recover.patches import Window, patches
+from tersor.recover.patches import patches
 from tersor.rewrite_values import arguments, key
-
-_CONVOLUTIONS = frozenset(f"conv{form}{n}d" for form in ("", "_transpose") for n in (1, 2, 3)) | {"convolution"}
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Layer:
 def layer_of(node: fx.Node) -> Layer | None:
     """The layer that a node is, whatever computes its weight; None where it is none."""
     name = key(node)
-    given = arguments(node) if name in _CONVOLUTIONS | {"linear", "matmul", "mm", "addmm"} else {}
+    given = arguments(node) if name in (*EVERY, "linear", "matmul", "mm", "addmm") else {}
     if name == "linear":
         return Layer(node, "linear", given["input"], given["weight"], given["bias"], True)
     if name in ("matmul", "mm"):
@@ -53,15 +52,13 @@ def layer_of(node: fx.Node) -> Layer | None:
     if name == "addmm":
         plain = given["alpha"] == given["beta"] == 1 and given["self"].meta["val"].dim() == 1
         return Layer(node, "matmul", given["mat1"], given["mat2"], given["self"], True) if plain else None
-    return _convolution(node) if name in _CONVOLUTIONS else None
+    return _convolution(node) if name in EVERY else None
 
 
 def _convolution(node: fx.Node) -> Layer:
     given = arguments(node)
-    transposed = bool(given.get("transposed")) or "transpose" in key(node)
-    window = Window.of([int(size) for size in given["weight"].meta["val"].shape[2:]], given, transposed)
     return Layer(
-        node, "convolution", given["input"], given["weight"], given["bias"], True, int(given["groups"]), window
+        node, "convolution", given["input"], given["weight"], given["bias"], True, int(given["groups"]), window(node)
     )
 
 

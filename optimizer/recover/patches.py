@@ -4,43 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-
-@dataclass(frozen=True)
-class Window:
-    """The geometry of a convolution, one entry per spatial axis.
-
-    Attributes:
-        kernel, stride, padding, dilation: as in PyTorch; padding is that before the first position.
-        transposed: whether positions of the input are spread over the output instead.
-    """
-
-    kernel: tuple[int, ...]
-    stride: tuple[int, ...]
-    padding: tuple[int, ...]
-    dilation: tuple[int, ...]
-    transposed: bool = False
-
-    @classmethod
-    def of(cls, kernel: Sequence[int], given: dict[str, Any], transposed: bool) -> Window:
-        """From a convolution's arguments by schema name."""
-        rank = len(kernel)
-        dilation = _each(given["dilation"], rank)
-        padding = given["padding"]
-        if isinstance(padding, str):
-            same = tuple(d * (k - 1) // 2 for k, d in zip(kernel, dilation, strict=True))
-            padding = same if padding == "same" else 0
-        return cls(tuple(kernel), _each(given["stride"], rank), _each(padding, rank), dilation, transposed)
-
-
-def _each(value: Any, rank: int) -> tuple[int, ...]:
-    given = [value] if isinstance(value, int) else list(value)
-    return tuple(given * rank if len(given) == 1 else given)
+from tersor.convolution import Window
 
 
 def patches(source: Tensor, at: Tensor, spatial: Sequence[int], window: Window) -> Tensor:
@@ -71,7 +39,7 @@ def patches(source: Tensor, at: Tensor, spatial: Sequence[int], window: Window) 
 def _taps(place: Tensor, axis: int, size: int, window: Window) -> tuple[Tensor, Tensor]:
     """Input positions of each tap along one axis, of shape [rows, taps], and which of them exist."""
     steps = torch.arange(window.kernel[axis], device=place.device) * window.dilation[axis]
-    stride, padding = window.stride[axis], window.padding[axis]
+    stride, padding = window.stride[axis], window.padding[axis][0]
     if window.transposed:
         spread = place[:, None] + padding - steps
         position, exists = spread.div(stride, rounding_mode="floor"), spread % stride == 0

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from tersor.context import Context
-from tersor.factor.layers import CONVOLUTIONS, Layer, Piece, layers, put_chain
+from tersor.convolution import CONVOLUTIONS
+from tersor.factor.layers import Layer, Piece, layers, put_chain
 from tersor.refresh import refresh
 from tests.passes.harness import Compute, assert_equal, captured, operators, reasons
 
