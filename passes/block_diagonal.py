@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from tersor.context import Context
 from tersor.factor import monarch as method
 from tersor.factor.blockwise import put_diagonal, put_monarch
-from tersor.factor.choices import Choice, allocate
+from tersor.factor.choices import Choice, settle
 from tersor.factor.components import input_tap, metrics
 from tersor.factor.gradients import Metric
 from tersor.factor.layers import Layer, layers
@@ -20,7 +21,7 @@ from tersor.factor.least_squares import refit_on, residual
 from tersor.factor.observe import Moments, moments
 from tersor.factor.options import count, share
 from tersor.factor.principal import mixed
-from tersor.factor.worth import Stage, work
+from tersor.factor.worth import Stage, paying
 from tersor.program import Program
 from tersor.rewrite_values import fake
 
@@ -87,19 +88,14 @@ class BlockDiagonal:
         return True
 
     def _ranks(self, layer: Layer, context: Context) -> list[int]:
-        element = layer.weight.element_size()
-        limit = self.margin * work([layer.stage], context.target, element)
         most = min(layer.inputs, layer.outputs) // self.blocks
         ranks = range(self.multiple, most, self.multiple) if self.monarch else [DIAGONAL]
-        return [rank for rank in ranks if work(stages(layer, self.blocks, rank), context.target, element) < limit]
+        element, made = layer.weight.element_size(), partial(stages, layer, self.blocks)
+        return paying(layer.stage, ranks, made, context.target, self.margin, element)
 
     def _by_budget(self, sites: Sequence[Site], ranks: Sequence[list[int]]) -> list[int | None]:
-        options = [
-            [*self._choices(site, allowed), Choice(site.layer.stage.flops, 0.0)]
-            for site, allowed in zip(sites, ranks, strict=True)
-        ]
-        picked = allocate(options, self.ratio * sum(site.layer.stage.flops for site in sites))
-        return [allowed[place] if place < len(allowed) else None for allowed, place in zip(ranks, picked, strict=True)]
+        choices = [self._choices(site, allowed) for site, allowed in zip(sites, ranks, strict=True)]
+        return settle(ranks, choices, [site.layer.stage.flops for site in sites], self.ratio)
 
     def _choices(self, site: Site, allowed: Sequence[int]) -> list[Choice]:
         if not allowed:
@@ -117,13 +113,13 @@ class Site:
     Attributes:
         layer: the layer.
         covariance: (in, in) of its inputs.
-        mean: (in,) of its inputs, zero where there is no data.
+        mean: (in,) of its inputs; None where there is no data.
         scale: (out,) weight of each output's error.
     """
 
     layer: Layer
     covariance: Tensor
-    mean: Tensor
+    mean: Tensor | None
     scale: Tensor
 
     def spectrum(self, blocks: int) -> Tensor:
@@ -153,20 +149,18 @@ class Site:
 
     def bias(self, weight: Tensor) -> Tensor | None:
         """The bias with which another weight gives the same mean output."""
-        bias, shift = self.layer.bias, (self.layer.weight.double() - weight) @ self.mean
-        return bias.double() + shift if bias is not None else shift if bool(self.mean.any()) else None
+        return self.layer.bias_for(weight, self.mean)
 
 
 def _site(layer: Layer, inputs: Moments | None, seen: Metric | None) -> Site:
     unit = torch.eye(layer.inputs, dtype=torch.float64)
     covariance = unit if inputs is None else mixed(inputs.covariance, unit, inputs.count)
-    mean = torch.zeros(layer.inputs, dtype=torch.float64) if inputs is None else inputs.mean
     weight = layer.weight.double()
     energy = float(((weight @ covariance) * weight).sum())
     scale = torch.full((layer.outputs,), max(energy, 1e-300) ** -0.5, dtype=torch.float64)
     if seen is not None:
         scale = seen.root if seen.root.dim() == 1 else seen.root.norm(dim=1)
-    return Site(layer, covariance, mean, scale)
+    return Site(layer, covariance, None if inputs is None else inputs.mean, scale)
 
 
 def stages(layer: Layer, blocks: int, rank: int) -> list[Stage]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 from tersor.context import Context
-from tersor.factor.choices import Choice, allocate
+from tersor.convolution import CONVOLUTIONS
+from tersor.factor.choices import Choice, settle
 from tersor.factor.components import components, metrics
-from tersor.factor.layers import CONVOLUTIONS, Layer, Piece, layers, put_chain
+from tersor.factor.layers import Layer, Piece, layers, put_chain
 from tersor.factor.options import count, share
 from tersor.factor.principal import Components, factors
-from tersor.factor.worth import Stage, work
+from tersor.factor.worth import Stage, paying
 from tersor.program import Program
 
 
@@ -65,10 +67,10 @@ class LowRank:
 
     def _ranks(self, layer: Layer, context: Context) -> list[int]:
         """The ranks at which two layers are predicted to be faster than one."""
-        element = layer.weight.element_size()
-        limit = self.margin * work([layer.stage], context.target, element)
         ranks = range(self.multiple, min(layer.matrix.shape), self.multiple)
-        return [rank for rank in ranks if work(stages(layer, rank), context.target, element) < limit]
+        return paying(
+            layer.stage, ranks, partial(stages, layer), context.target, self.margin, layer.weight.element_size()
+        )
 
     def _by_energy(self, known: Sequence[Components], ranks: Sequence[list[int]]) -> list[int | None]:
         wanted = [parts.rank(self.energy or 1.0) for parts in known]
@@ -77,12 +79,11 @@ class LowRank:
     def _by_budget(
         self, found: Sequence[Layer], known: Sequence[Components], ranks: Sequence[list[int]]
     ) -> list[int | None]:
-        options = [
-            [*(Choice(flops(layer, rank), parts.tail(rank)) for rank in allowed), Choice(layer.stage.flops, 0.0)]
+        choices = [
+            [Choice(flops(layer, rank), parts.tail(rank)) for rank in allowed]
             for layer, parts, allowed in zip(found, known, ranks, strict=True)
         ]
-        picked = allocate(options, self.ratio * sum(layer.stage.flops for layer in found))
-        return [allowed[place] if place < len(allowed) else None for allowed, place in zip(ranks, picked, strict=True)]
+        return settle(ranks, choices, [layer.stage.flops for layer in found], self.ratio)
 
     def _why_not(self, layer: Layer, parts: Components, allowed: list[int]) -> str:
         if not allowed:

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
 from tersor.context import Context
+from tersor.convolution import CONVOLUTIONS
 from tersor.factor import separable as method
-from tersor.factor.choices import Choice, allocate
+from tersor.factor.choices import Choice, settle
 from tersor.factor.components import metrics
 from tersor.factor.gradients import Metric, flat_metric
-from tersor.factor.layers import CONVOLUTIONS, Layer, Piece, layers, put_chain
+from tersor.factor.layers import Layer, Piece, layers, put_chain
 from tersor.factor.least_squares import Pairs, refit
 from tersor.factor.observe import channel_rows, observe
 from tersor.factor.options import count, share
-from tersor.factor.worth import Stage, work
+from tersor.factor.worth import Stage, paying
 from tersor.program import Program
 
 
@@ -59,9 +61,9 @@ class Separable:
             else self._by_budget(sites, allowed)
         )
         chosen = [(site, number) for site, number in zip(sites, terms, strict=True) if number]
-        for site, number in zip(sites, terms, strict=True):
+        for site, few, number in zip(sites, allowed, terms, strict=True):
             if not number:
-                context.skip(site.layer.node, self._why_not(allowed[sites.index(site)]))
+                context.skip(site.layer.node, self._why_not(few))
         self._replace(program, context, chosen)
 
     def _sites(self, program: Program, context: Context, found: Sequence[Layer]) -> list[Site]:
@@ -72,21 +74,18 @@ class Separable:
 
     def _terms(self, layer: Layer, context: Context) -> list[int]:
         """The numbers of filters at which two convolutions are predicted to be faster than one."""
-        element = layer.weight.element_size()
-        limit = self.margin * work([layer.stage], context.target, element)
-        most = min(layer.kernel, layer.outputs)
-        return [terms for terms in range(1, most) if work(stages(layer, terms), context.target, element) < limit]
+        terms = range(1, min(layer.kernel, layer.outputs))
+        return paying(
+            layer.stage, terms, partial(stages, layer), context.target, self.margin, layer.weight.element_size()
+        )
 
     def _by_budget(self, sites: Sequence[Site], allowed: Sequence[list[int]]) -> list[int]:
-        options = [
-            [
-                *(Choice(flops(site.layer, terms), float(site.values[terms:].sum())) for terms in few),
-                Choice(site.layer.stage.flops, 0.0),
-            ]
+        choices = [
+            [Choice(flops(site.layer, terms), float(site.values[terms:].sum())) for terms in few]
             for site, few in zip(sites, allowed, strict=True)
         ]
-        picked = allocate(options, self.ratio * sum(site.layer.stage.flops for site in sites))
-        return [few[place] if place < len(few) else 0 for few, place in zip(allowed, picked, strict=True)]
+        settled = settle(allowed, choices, [site.layer.stage.flops for site in sites], self.ratio)
+        return [terms or 0 for terms in settled]
 
     def _replace(self, program: Program, context: Context, chosen: Sequence[tuple[Site, int]]) -> None:
         made = [method.separate(site.layer.weight, site.roots, site.metric, terms) for site, terms in chosen]

@@ -9,14 +9,15 @@ from typing import Any, ClassVar
 import torch
 
 from tersor.context import Context
+from tersor.convolution import CONVOLUTIONS
 from tersor.factor import tucker as method
-from tersor.factor.choices import Choice, allocate
+from tersor.factor.choices import Choice, settle
 from tersor.factor.components import input_tap, metrics
 from tersor.factor.gradients import Metric, flat_metric
-from tersor.factor.layers import CONVOLUTIONS, Layer, Piece, layers, put_chain
+from tersor.factor.layers import Layer, Piece, layers, put_chain
 from tersor.factor.observe import Moments, moments, observe
 from tersor.factor.options import count, share
-from tersor.factor.worth import Stage, work
+from tersor.factor.worth import Stage, paying
 from tersor.program import Program
 
 Ranks = tuple[int, int]
@@ -70,11 +71,10 @@ class Tucker:
 
     def _ranks(self, layer: Layer, context: Context) -> list[Ranks]:
         """The pairs of ranks at which the chain is predicted to be faster."""
-        element = layer.weight.element_size()
-        limit = self.margin * work([layer.stage], context.target, element)
         outer, inner = ([*range(self.multiple, width, self.multiple), width] for width in layer.weight.shape[:2])
         pairs = [(left, right) for left in outer for right in inner if left <= right * layer.kernel]
-        return [pair for pair in pairs if work(stages(layer, *pair), context.target, element) < limit]
+        element = layer.weight.element_size()
+        return paying(layer.stage, pairs, lambda pair: stages(layer, *pair), context.target, self.margin, element)
 
     def _by_energy(self, sites: Sequence[Site], ranks: Sequence[list[Ranks]]) -> list[Ranks | None]:
         wanted = [
@@ -90,15 +90,11 @@ class Tucker:
         ]
 
     def _by_budget(self, sites: Sequence[Site], ranks: Sequence[list[Ranks]]) -> list[Ranks | None]:
-        options = [
-            [
-                *(Choice(flops(site.layer, *pair), site.spectra.error(*pair)) for pair in allowed),
-                Choice(site.layer.stage.flops, 0.0),
-            ]
+        choices = [
+            [Choice(flops(site.layer, *pair), site.spectra.error(*pair)) for pair in allowed]
             for site, allowed in zip(sites, ranks, strict=True)
         ]
-        picked = allocate(options, self.ratio * sum(site.layer.stage.flops for site in sites))
-        return [allowed[place] if place < len(allowed) else None for allowed, place in zip(ranks, picked, strict=True)]
+        return settle(ranks, choices, [site.layer.stage.flops for site in sites], self.ratio)
 
     def _why_not(self, allowed: list[Ranks]) -> str:
         if not allowed:
@@ -130,11 +126,7 @@ class Record:
 
     def bias(self, weight: torch.Tensor) -> torch.Tensor | None:
         """The bias with which another weight gives the same mean output."""
-        bias = None if self.layer.bias is None else self.layer.bias.double()
-        if self.patches is None or not bool(self.patches.isfinite().all()):
-            return bias
-        shift = (self.layer.weight.double() - weight).flatten(1) @ (self.patches / self.rows).flatten()
-        return shift if bias is None else bias + shift
+        return self.layer.bias_for(weight, None if self.patches is None else self.patches / self.rows)
 
 
 @dataclass(frozen=True)

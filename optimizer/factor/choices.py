@@ -5,6 +5,9 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+Setting = TypeVar("Setting")
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,22 @@ def allocate(layers: Sequence[Sequence[Choice]], budget: float) -> list[int]:
         places[index] += 1
         push(index)
     return [line[place] for line, place in zip(frontiers, places, strict=True)]
+
+
+def settle(
+    settings: Sequence[Sequence[Setting]], choices: Sequence[Sequence[Choice]], whole: Sequence[float], ratio: float
+) -> list[Setting | None]:
+    """The setting of each layer, or None where it stays as it is, such that all cost at most ``ratio`` of the wholes.
+
+    Args:
+        settings: of each layer, those that may be taken.
+        choices: what each of them costs and loses.
+        whole: what each layer costs as it is, where it loses nothing.
+        ratio: share of the summed ``whole`` that may be spent.
+    """
+    options = [[*few, Choice(cost, 0.0)] for few, cost in zip(choices, whole, strict=True)]
+    picked = allocate(options, ratio * sum(whole))
+    return [few[place] if place < len(few) else None for few, place in zip(settings, picked, strict=True)]
 
 
 def frontier(choices: Sequence[Choice]) -> list[int]:

@@ -20,7 +20,6 @@ from tersor.rewrite_values import arguments, fake, key
 
 aten = torch.ops.aten
 
-CONVOLUTIONS = ("conv1d", "conv2d", "conv3d")
 _PLAIN = {1: aten.conv1d.default, 2: aten.conv2d.default, 3: aten.conv3d.default}
 
 
@@ -96,6 +95,19 @@ class Layer:
             summed = inputs.detach().flatten(0, lead - 1).sum(0, keepdim=True) if lead else inputs.detach()
             (made,) = torch.autograd.grad(self.run(summed, weight).sum(), weight)
         return made[0].double()
+
+    def bias_for(self, weight: Tensor, mean: Tensor | None) -> Tensor | None:
+        """The bias with which another weight gives the same mean output, (out,) in float64.
+
+        Args:
+            weight: shape of the layer's own.
+            mean: (in, *kernel) what each tap reads on average; None or not finite where that is not known.
+        """
+        bias = None if self.bias is None else self.bias.double()
+        if mean is None or not bool(mean.isfinite().all()):
+            return bias
+        shift = (self.weight.double() - weight).flatten(1) @ mean.double().flatten()
+        return shift if bias is None else bias + shift
 
     @property
     def source(self) -> fx.Node:

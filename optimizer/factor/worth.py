@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from tersor.target import Target
 
-BALANCE = {"cpu": 8.0, "cuda": 100.0}
-"""Floating-point operations that a device does while it moves one byte, by device type (Williams et al., 2009)."""
+Setting = TypeVar("Setting")
 
 
 @dataclass(frozen=True)
@@ -37,5 +37,17 @@ def work(stages: Sequence[Stage], target: Target, element: int = 4) -> float:
     Operations and bytes are added as if nothing overlapped. Launch costs are left out: they belong to the whole
     program's prediction.
     """
-    balance = BALANCE.get(target.device, BALANCE["cpu"])
-    return sum(stage.flops + balance * element * (stage.weight + stage.moved) for stage in stages)
+    return sum(stage.flops + target.balance * element * (stage.weight + stage.moved) for stage in stages)
+
+
+def paying(
+    whole: Stage,
+    settings: Iterable[Setting],
+    stages: Callable[[Setting], Sequence[Stage]],
+    target: Target,
+    margin: float,
+    element: int = 4,
+) -> list[Setting]:
+    """Those settings whose chain of layers is predicted to take less than ``margin`` of the whole layer's time."""
+    limit = margin * work([whole], target, element)
+    return [setting for setting in settings if work(stages(setting), target, element) < limit]

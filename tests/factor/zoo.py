@@ -60,6 +60,12 @@ def trained(name: str, batches: int = 4) -> Trained:
     return Trained(program, calibration, entry.evaluator)
 
 
+def assert_cheaper(model: Trained, made: Program, kept: float, loss: float) -> None:
+    """Fewer than ``kept`` of the operations are left, and at most ``loss`` of the accuracy is gone."""
+    assert model.flops(made) < kept
+    assert model.accuracy(made) >= model.accuracy(model.program) - loss
+
+
 def assert_exports(program: Program, inputs: Flat, path: Path) -> None:
     """ONNX Runtime computes what the program does, at its example size and at another one."""
     save_onnx(program, path)

@@ -13,7 +13,7 @@ from tersor.errors import UsageError
 from tersor.passes.low_rank import LowRank
 from tersor.refresh import refresh
 from tersor.spec import parse, render
-from tests.factor.zoo import assert_exports, details, distance, seeded, trained
+from tests.factor.zoo import assert_cheaper, assert_exports, details, distance, seeded, trained
 from tests.passes.harness import captured, operators, reasons
 
 
@@ -29,8 +29,7 @@ from tests.passes.harness import captured, operators, reasons
 def test_trained_models_stay_accurate(name: str, spec: str, kept: float, loss: float) -> None:
     model = trained(name)
     made, context = model.after(spec)
-    assert model.flops(made) < kept
-    assert model.accuracy(made) >= model.accuracy(model.program) - loss
+    assert_cheaper(model, made, kept, loss)
     assert context.taken and context.skipped
 
 
