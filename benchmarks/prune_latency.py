@@ -25,8 +25,10 @@ EXACT = "fold-constants,canonicalize,fold-batch-norm,remove-noops,dead-code"
 RUNTIMES = ("onnxruntime", "openvino")
 
 
-def examine(name: str, share: float, allocation: str, seconds: float) -> dict[str, Any]:
+def examine(name: str, share: float, of: Any, allocation: str, seconds: float) -> dict[str, Any]:
     """Medians by runtime before and after, and the shares of FLOPs and parameters that stay."""
+    from tersor.axes import analyze
+    from tersor.axes.traffic import latency
     from tersor.backend import find_backend
     from tersor.capture import load
     from tersor.context import Context
@@ -41,9 +43,13 @@ def examine(name: str, share: float, allocation: str, seconds: float) -> dict[st
     entry = known(name)
     program = load(entry.model, tuple(value[:1].contiguous() for value in entry.inputs))
     whole = run(program, parse(EXACT), Reference.of(program)).program
+
+    def time_of(item: Any) -> float:
+        return latency(item, analyze(item), detect()).total()
+
     cut = whole.clone()
     options: dict[str, Any] = {"allocation": allocation, "criterion": "magnitude"}
-    Prune(ratio=share, of="flops", **options)(cut, Context(calibration=(whole.inputs,)))
+    Prune(ratio=share, of=of, **options)(cut, Context(calibration=(whole.inputs,)))
     calls: dict[str, Callable[[], Any]] = {}
     for runtime in RUNTIMES:
         for label, item in (("before", whole), ("after", cut)):
@@ -54,6 +60,7 @@ def examine(name: str, share: float, allocation: str, seconds: float) -> dict[st
         "model": name,
         "flops": program_flops(cut).products / program_flops(whole).products,
         "parameters": cut.parameter_bytes() / whole.parameter_bytes(),
+        "predicted": time_of(whole) / time_of(cut),
         "timings": timings,
     }
 
@@ -62,6 +69,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default=f"{CNNS},{TRANSFORMERS}")
     parser.add_argument("--share", type=float, default=0.5)
+    parser.add_argument("--of", default="flops", choices=("flops", "latency"))
     parser.add_argument("--allocation", default="uniform")
     parser.add_argument("--seconds", type=float, default=6.0)
     parser.add_argument("--write", action="store_true")
@@ -69,7 +77,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     rows = []
     for name in options.models.split(","):
-        rows.append(examine(name, options.share, options.allocation, options.seconds))
+        rows.append(examine(name, options.share, options.of, options.allocation, options.seconds))
         print(line(rows[-1]), flush=True)
     text = summary(rows, options)
     print(text)
@@ -80,19 +88,20 @@ def main() -> int:
 
 def summary(rows: list[dict[str, Any]], options: argparse.Namespace) -> str:
     lines = [
-        f"{options.share:.0%} of the FLOPs removed, allocation {options.allocation}, batch 1; median of interleaved "
-        "runs in ms with quartiles, and how many times faster.",
+        f"{options.share:.0%} of the {options.of} removed, allocation {options.allocation}, batch 1; median of "
+        "interleaved runs in ms with quartiles, and how many times faster: predicted by the budget's own model of "
+        "operations and bytes, and measured.",
         "",
-        "| model | FLOPs kept | parameters kept | ONNX Runtime, before | after | faster "
+        "| model | FLOPs kept | parameters kept | faster, predicted | ONNX Runtime, before | after | faster "
         "| OpenVINO, before | after | faster |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|",
         *map(line, rows),
     ]
     for title, names in (("CNNs", CNNS), ("transformers", TRANSFORMERS)):
         own = [row for row in rows if row["model"] in names.split(",")]
         if own:
             means = [math.exp(statistics.fmean(math.log(gain(row, runtime)) for row in own)) for runtime in RUNTIMES]
-            lines.append(f"| {title}, geometric mean | | | | | {means[0]:.2f} | | | {means[1]:.2f} |")
+            lines.append(f"| {title}, geometric mean | | | | | | {means[0]:.2f} | | | {means[1]:.2f} |")
     return "\n".join(lines)
 
 
@@ -104,7 +113,7 @@ def gain(row: dict[str, Any], runtime: str) -> float:
 
 def line(row: dict[str, Any]) -> str:
     """One row of the table."""
-    cells = [row["model"], f"{row['flops']:.0%}", f"{row['parameters']:.0%}"]
+    cells = [row["model"], f"{row['flops']:.0%}", f"{row['parameters']:.0%}", f"{row['predicted']:.2f}"]
     for runtime in RUNTIMES:
         for label in ("before", "after"):
             item = row["timings"][f"{runtime} {label}"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import torch
@@ -38,6 +39,15 @@ class Candidate:
         """The group's axis."""
         return self.group.axis
 
+    @cached_property
+    def losses(self) -> torch.Tensor:
+        """The summed score of the k least important indices, k from 0 to all; float64 of shape [size + 1]."""
+        return torch.cat([torch.zeros(1, dtype=torch.float64), self.scores.double().sort().values.cumsum(0)])
+
+    def lost(self, stay: int) -> float:
+        """The summed score that goes where only the ``stay`` most important indices stay."""
+        return float(self.losses[self.group.size - stay])
+
     def rounded(self, wanted: float) -> int:
         """The nearest count that may stay, the larger one of two."""
         size, step = self.group.size, self.multiple
@@ -68,7 +78,6 @@ def allocate(candidates: Sequence[Candidate], cost: Cost, remove: float, method:
 def _refilled(candidates: Sequence[Candidate], cost: Cost, target: float, counts: dict[Axis, int]) -> dict[Axis, int]:
     """Counts come in steps, so more may have gone than was asked: give the most valuable steps back while they fit."""
     counts, total = dict(counts), cost.total(counts)
-    ordered = {item.axis: item.scores.double().sort(descending=True).values.cumsum(0) for item in candidates}
     while True:
         best: tuple[float, Axis, int, float] | None = None
         for item in candidates:
@@ -77,7 +86,7 @@ def _refilled(candidates: Sequence[Candidate], cost: Cost, target: float, counts
             if not more:
                 continue
             price = cost.saving(item.axis, more, {**counts, item.axis: have + more})
-            gain = float(ordered[item.axis][have + more - 1] - ordered[item.axis][have - 1])
+            gain = item.lost(have) - item.lost(have + more)
             if total + price <= target and (best is None or gain / max(price, 1e-30) > best[0]):
                 best = gain / max(price, 1e-30), item.axis, have + more, price
         if best is None:
@@ -117,14 +126,13 @@ def _least(
 def _greedy(candidates: Sequence[Candidate], cost: Cost, target: float) -> dict[Axis, int]:
     """Always the step that loses least score per saved cost; savings shrink with the neighbours, so they are redone."""
     counts = {item.axis: item.group.size for item in candidates}
-    ordered = [item.scores.double().sort().values.cumsum(0) for item in candidates]
     heap: list[tuple[float, int, int]] = []
 
     def push(index: int) -> None:
         item, have = candidates[index], counts[candidates[index].axis]
         fewer = _step(item, have)
         if fewer:
-            heapq.heappush(heap, (_price(item, ordered[index], have, fewer, cost, counts), index, have))
+            heapq.heappush(heap, (_price(item, have, fewer, cost, counts), index, have))
 
     for index in range(len(candidates)):
         push(index)
@@ -135,7 +143,7 @@ def _greedy(candidates: Sequence[Candidate], cost: Cost, target: float) -> dict[
         if counts[item.axis] != have:
             continue
         fewer = _step(item, have)
-        now = _price(item, ordered[index], have, fewer, cost, counts)
+        now = _price(item, have, fewer, cost, counts)
         if heap and now > price * (1 + 1e-9) and now > heap[0][0]:
             heapq.heappush(heap, (now, index, have))
             continue
@@ -151,9 +159,8 @@ def _step(item: Candidate, have: int) -> int:
     return have - after if after >= item.least else 0
 
 
-def _price(item: Candidate, summed: torch.Tensor, have: int, fewer: int, cost: Cost, counts: dict[Axis, int]) -> float:
-    gone = item.group.size - have
-    lost = float(summed[gone + fewer - 1]) - (float(summed[gone - 1]) if gone else 0.0)
+def _price(item: Candidate, have: int, fewer: int, cost: Cost, counts: dict[Axis, int]) -> float:
+    lost = item.lost(have - fewer) - item.lost(have)
     saved = cost.saving(item.axis, fewer, counts)
     return lost / saved if saved > 0 else float("inf")
 
@@ -173,9 +180,7 @@ def _knapsack(candidates: Sequence[Candidate], cost: Cost, target: float) -> dic
 
 
 def _lost(candidates: Sequence[Candidate], counts: dict[Axis, int]) -> float:
-    return sum(
-        float(item.scores.double().sort().values[: item.group.size - counts[item.axis]].sum()) for item in candidates
-    )
+    return sum(item.lost(counts[item.axis]) for item in candidates)
 
 
 def _levels(item: Candidate) -> list[int]:
@@ -198,8 +203,7 @@ def _solve(
     levels = [_levels(item) for item in candidates]
     losses, savings = [], []
     for item, steps in zip(candidates, levels, strict=True):
-        summed = torch.cat([torch.zeros(1, dtype=torch.float64), item.scores.double().sort().values.cumsum(0)])
-        losses += [float(summed[item.group.size - count]) for count in steps]
+        losses += [item.lost(count) for count in steps]
         full = {**around, item.axis: item.group.size}
         savings += [cost.saving(item.axis, item.group.size - count, full) for count in steps]
     picks = np.zeros((len(candidates), len(losses)))

@@ -7,17 +7,19 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from torch import fx
 
 from tersor.allocation import Candidate, Method, allocate, indices_cost
 from tersor.axes import Axes, Group, analyze, cut, groups
 from tersor.axes.terms import Axis
+from tersor.axes.traffic import latency, memory
 from tersor.axes.work import Cost, operations, parameters
 from tersor.context import Context
-from tersor.errors import RewriteError
 from tersor.importance import find
 from tersor.program import Program
+from tersor.target import Target
 
-Measure = Literal["indices", "flops", "parameters"]
+Measure = Literal["indices", "flops", "parameters", "memory", "latency"]
 
 
 @dataclass(frozen=True)
@@ -26,7 +28,8 @@ class Pruning:
 
     Attributes:
         ratio: share of ``of`` to remove.
-        of: "indices" of the pass's own groups, or "flops" or "parameters" of the whole program.
+        of: "indices" of the pass's own groups, or of the whole program "flops", "parameters", "memory" (bytes of
+            weights and of what is alive at the busiest moment) or "latency" as predicted for the target.
         criterion: importance criterion, see `tersor.importance`.
         allocation: "uniform", "global", "greedy" or "knapsack", see `tersor.allocation`.
         minimum: share of each group that stays at least, against the collapse of a layer.
@@ -41,6 +44,7 @@ class Pruning:
     multiple: int = 0
 
     def __post_init__(self) -> None:
+        find(self.criterion)
         if not 0.0 < self.ratio < 1.0:
             raise ValueError(f"ratio is {self.ratio}, wanted a share between 0 and 1")
         if not 0.0 <= self.minimum < 1.0:
@@ -58,8 +62,13 @@ def prune(program: Program, context: Context, kinds: Collection[str], plan: Prun
     chosen = _candidates(program, axes, found, context, plan)
     if not chosen:
         return
-    counts = allocate(chosen, _cost(program, axes, chosen, plan.of), plan.ratio, plan.allocation)
-    kept = {item.axis: stay for item in chosen if (stay := _announced(program, item, counts, context)) is not None}
+    counts = allocate(chosen, _cost(program, axes, chosen, plan.of, context.target), plan.ratio, plan.allocation)
+    nodes = _nodes(program)
+    kept = {
+        item.axis: stay
+        for item in chosen
+        if (stay := _announced(nodes[item.group.producers[0]], item, counts, context)) is not None
+    }
     if kept:
         context.cuts.append((axes, kept))
         context.proofs += cut(program, axes, kept, context.calibration[:1])
@@ -68,7 +77,7 @@ def prune(program: Program, context: Context, kinds: Collection[str], plan: Prun
 def _candidates(
     program: Program, axes: Axes, found: Sequence[Group], context: Context, plan: Pruning
 ) -> list[Candidate]:
-    nodes = {node.name: node for node in program.nodes}
+    nodes = _nodes(program)
     free = []
     for group in found:
         if not group.producers:
@@ -82,41 +91,37 @@ def _candidates(
     scores = find(plan.criterion)(program, axes, free, context)
     made = []
     for group in free:
-        multiple = plan.multiple or preferred(group)
+        multiple = plan.multiple or preferred(group, context.target)
         least = max(group.least, -(-int(group.size * plan.minimum) // multiple) * multiple)
         if least >= group.size:
             context.skip(nodes[group.producers[0]], f"{group.size} {group.kind} are not more than the minimum {least}")
             continue
-        made.append(Candidate(group, checked(scores[group.axis], plan.criterion, group), multiple, least))
+        made.append(Candidate(group, scores[group.axis], multiple, least))
     return made
 
 
-def preferred(group: Group) -> int:
-    """Counts that vector units and cache lines like, where a group is large enough to choose."""
-    if group.kind in ("heads", "experts"):
-        return 1
-    return next((step for step in (16, 8, 4, 2) if group.size >= 4 * step), 1)
+def preferred(group: Group, target: Target) -> int:
+    """The target's multiple, or the largest power of two below it that leaves a group at least four steps."""
+    step = 1 if group.kind in ("heads", "experts") else target.multiple
+    while step > 1 and group.size < 4 * step:
+        step //= 2
+    return step
 
 
-def checked(scores: torch.Tensor, criterion: str, group: Group) -> torch.Tensor:
-    """Scores that can be ranked; raises RewriteError."""
-    if tuple(scores.shape) != (group.size,) or not bool(torch.isfinite(scores).all()):
-        raise RewriteError(
-            f"criterion {criterion!r} gave {tuple(scores.shape)} scores, some not finite, for {group.name}",
-            f"wanted {group.size} finite numbers",
-        )
-    return scores
-
-
-def _cost(program: Program, axes: Axes, chosen: Sequence[Candidate], measure: Measure) -> Cost:
+def _cost(program: Program, axes: Axes, chosen: Sequence[Candidate], measure: Measure, target: Target) -> Cost:
     if measure == "indices":
         return indices_cost(chosen)
-    return operations(program, axes) if measure == "flops" else parameters(program, axes)
+    if measure == "latency":
+        return latency(program, axes, target)
+    return {"flops": operations, "parameters": parameters, "memory": memory}[measure](program, axes)
 
 
-def _announced(program: Program, item: Candidate, counts: dict[Axis, int], context: Context) -> torch.Tensor | None:
+def _nodes(program: Program) -> dict[str, fx.Node]:
+    return {node.name: node for node in program.nodes}
+
+
+def _announced(node: fx.Node, item: Candidate, counts: dict[Axis, int], context: Context) -> torch.Tensor | None:
     """The indices that stay in a group, in order; None where it stays whole."""
-    node = next(node for node in program.nodes if node.name == item.group.producers[0])
     count = counts.get(item.axis)
     if count is None:
         context.skip(

@@ -109,9 +109,15 @@ def _touchable(item: Monomial) -> bool:
 
 def parameters(program: Program, axes: Axes) -> Cost:
     """Numbers in the weights, tied ones once, by what stays."""
+    return Cost(weights(program, axes, in_bytes=False))
+
+
+def weights(program: Program, axes: Axes, in_bytes: bool = True) -> list[Monomial]:
+    """The size of each weight, tied ones once, by what stays."""
     seen: dict[int, Monomial] = {}
     for name, dims in axes.weights.items():
         value = program.weights.get(name)
         if value is not None:
-            seen.setdefault(id(dims), Monomial(float(value.numel()), dims))
-    return Cost(list(seen.values()))
+            amount = value.numel() * (value.element_size() if in_bytes else 1)
+            seen.setdefault(id(dims), Monomial(float(amount), dims))
+    return list(seen.values())

@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import tersor
+from tersor.axes import analyze
+from tersor.axes.traffic import latency, memory
 from tersor.capture import load
 from tersor.context import Context
 from tersor.cost.flops import program_flops
@@ -19,6 +21,7 @@ from tersor.passes.prune_heads import PruneHeads
 from tersor.passes.prune_mlp import PruneMlp
 from tersor.program import Program
 from tersor.spec import parse, render
+from tersor.target import Target
 
 
 class Block(nn.Module):
@@ -83,6 +86,18 @@ def test_a_budget_in_operations_is_met(program: Program, allocation: Any) -> Non
     assert program_flops(candidate).products <= 0.61 * program_flops(program).products
 
 
+@pytest.mark.parametrize("measure", ["memory", "latency"])
+def test_budgets_in_bytes_and_in_predicted_time(program: Program, measure: Any) -> None:
+    costs = {"memory": memory, "latency": lambda item, axes: latency(item, axes, Target("cpu"))}
+
+    def cost(item: Program) -> float:
+        return float(costs[measure](item, analyze(item)).total())
+
+    candidate, context = applied(program, Prune(ratio=0.3, of=measure, criterion="magnitude", multiple=1))
+    assert context.taken
+    assert 0.6 * cost(program) < cost(candidate) <= 0.7 * cost(program)
+
+
 def test_what_cannot_be_cut_has_its_reason() -> None:
     program = load(nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval(), (torch.randn(2, 4),))
     _, context = applied(program, PruneMlp(criterion="magnitude"))
@@ -105,6 +120,11 @@ def test_nothing_is_cut_below_the_minimum(program: Program) -> None:
 def test_options_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
         parse(text)
+
+
+def test_a_misspelt_criterion_is_refused_with_the_nearest() -> None:
+    with pytest.raises(UsageError, match="did you mean 'magnitude'"):
+        parse("prune-mlp{criterion=magnitud}")
 
 
 def test_pipelines_print_back() -> None:
