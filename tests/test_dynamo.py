@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+import tersor
 from tersor.dynamo import TersorWarning, backend
 from tersor.errors import UsageError
 
@@ -102,3 +103,23 @@ def test_no_warning_where_all_is_well() -> None:
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("error", TersorWarning)
         compiled(model, passes="canonicalize,fold-batch-norm")(torch.randn(3, 4))
+
+
+def test_pruning_without_data_inside_torch_compile() -> None:
+    """The same cut as by optimize(); without a budget nothing that loses is kept."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 64), nn.GELU(), nn.Linear(64, 3)).eval()
+    spec, x = "canonicalize,prune-mlp{ratio=0.5;criterion=magnitude}", torch.randn(16, 8)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("error", TersorWarning)
+        cut = compiled(model, passes=spec, budget=1.0, recover="none", backend="eager")(x)
+        torch._dynamo.reset()
+        whole = compiled(model, passes=spec, backend="eager")(x)
+    wanted = tersor.optimize(
+        model, (x,), passes=spec, budget=1.0, recover="none", backend="eager", seconds=0.0, progress=False
+    )
+    assert wanted.report.after.parameters < 0.6 * wanted.report.before.parameters
+    torch.testing.assert_close(cut, wanted(x))
+    original = model(x).detach()
+    assert float((cut - original).abs().max()) > 0.01
+    torch.testing.assert_close(whole, original)
