@@ -1,7 +1,7 @@
 """Accuracy against FLOPs for pruning without labels: our criteria and repairs beside Torch-Pruning's, trained models.
 
-Run: python benchmarks/prune_quality.py [--models zoo:digits-cnn,...] [--shares 0.3,0.5] [--distill 300] [--rows FILE]
-[--table] [--write]. Rows are appended to ``--rows`` as they come; the table is made of all rows there.
+Run: python benchmarks/prune_quality.py [--models zoo:digits-cnn,real:lite0,...] [--shares 0.3,0.5] [--distill 300]
+[--rows FILE] [--table] [--write]. Rows are appended to ``--rows`` as they come; the table is made of all rows there.
 Each contestant removes the same share of the FLOPs. Calibration inputs are unlabelled training examples; losses that
 Torch-Pruning differentiates are the cross-entropy to the original's own predictions. No retraining with labels.
 """
@@ -24,12 +24,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.results import write
 
-MODELS = "zoo:digits-cnn,zoo:digits-mobile,zoo:mnist-cnn,zoo:digits-vit,zoo:text-encoder"
+MODELS = "zoo:digits-cnn,zoo:digits-mobile,zoo:mnist-cnn,zoo:digits-vit,zoo:text-encoder,real:lite0,real:minilm"
 CRITERIA = ("magnitude", "activation", "taylor2", "surgeon")
 BATCHES = 16
 EXACT = "fold-constants,canonicalize,fold-batch-norm,remove-noops,dead-code"
 
 Row = dict[str, Any]
+
+
+def _arguments(batch: Any) -> tuple[Any, dict[str, Any]]:
+    return ((), batch) if isinstance(batch, dict) else (batch, {})
 
 
 class Ours:
@@ -43,7 +47,7 @@ class Ours:
         program = load(entry.model, entry.inputs, entry.dynamic)
         self.program = run(program, parse(EXACT), Reference.of(program)).program
         self.entry, self.data = entry, data
-        self.calibration = tuple(program.interface.flatten(item, {}) for item in data)
+        self.calibration = tuple(program.interface.flatten(*_arguments(item)) for item in data)
 
     def pruned(self, criterion: str, share: float, allocation: str, method: str, seconds: float) -> Row:
         """Prune, repair, measure."""
@@ -109,23 +113,42 @@ def _torch_pruned(entry: Any, data: list[Any], importance: str, ratio: float) ->
         "hessian": tp.importance.GroupHessianImportance,
     }[importance]()
     last = [module for module in model.modules() if isinstance(module, torch.nn.Linear)][-1:]
+    twins = dict(zip(entry.model.modules(), model.modules(), strict=True))
+    heads = {twins[part]: count for part, count in getattr(entry, "heads", {}).items()}
     pruner = tp.pruner.BasePruner(
-        model, entry.inputs, importance=wanted, pruning_ratio=ratio, global_pruning=True, ignored_layers=last
-    )
+        model, entry.inputs, importance=wanted, pruning_ratio=ratio, global_pruning=True,
+        ignored_layers=[] if heads else last, num_heads=heads, output_transform=_tensor,
+    )  # fmt: skip
     if importance != "magnitude":
         _gradients(model, wanted, data, per_example=importance == "hessian")
     pruner.step()
+    for module in model.modules():  # what Torch-Pruning's own BERT example does by hand
+        if getattr(module, "query", None) in heads:
+            module.all_head_size = module.query.out_features
+            module.attention_head_size = module.all_head_size // module.num_attention_heads
     return model.eval()
 
 
+def _call(model: Any, batch: Any) -> Any:
+    args, kwargs = _arguments(batch)
+    return _tensor(model(*args, **kwargs))
+
+
+def _tensor(output: Any) -> Any:
+    return output.last_hidden_state if hasattr(output, "last_hidden_state") else output
+
+
 def _gradients(model: Any, importance: Any, data: list[Any], *, per_example: bool) -> None:
-    """What Torch-Pruning's README does, with the model's own predictions as labels."""
+    """What Torch-Pruning's README does, with the model's own predictions as labels; embeddings by their energy."""
     import torch
 
     model.zero_grad()
     for batch in data[:4]:
-        logits = model(*batch)
-        loss = torch.nn.functional.cross_entropy(logits, logits.argmax(-1), reduction="none")
+        made = _call(model, batch)
+        if made.dim() == 2:
+            loss = torch.nn.functional.cross_entropy(made, made.argmax(-1), reduction="none")
+        else:
+            loss = made.square().sum((1, 2)) / 2
         if not per_example:
             loss.mean().backward()
             continue
@@ -137,10 +160,11 @@ def _gradients(model: Any, importance: Any, data: list[Any], *, per_example: boo
 
 def study(name: str, shares: list[float], distill: float, allocations: list[str]) -> Iterator[Row]:
     """All contestants on one model, one row each."""
+    from benchmarks.real_cases import CASES
     from tersor.models_zoo.catalog import load
 
-    entry = load(name)
-    data = list(replace(entry.calibration, count=BATCHES))
+    entry: Any = CASES[name]() if name in CASES else load(name)
+    data = list(entry.calibration if name in CASES else replace(entry.calibration, count=BATCHES))
     ours = Ours(entry, data)
     original = entry.evaluator(entry.model)
     for share in shares:
