@@ -24,12 +24,12 @@ def interleaved(
     seconds: float = 3.0,
     minimum_runs: int = 5,
     seed: int = 0,
-    settle: float = 0.02,
+    settle: float = 0.05,
 ) -> list[Timing]:
     """Run all contestants in turn, in a new order each round, so that drift of the machine hits all alike.
 
-    Libraries leave threads behind that spin for some milliseconds after a call, and take the cores of whoever comes
-    next. So each turn begins with calls that are not timed.
+    Libraries leave threads behind that spin for a while after a call, and threads that wake up need some milliseconds
+    until each has a core of its own. So each turn begins with calls that are not timed.
 
     Args:
         contestants: what to time, by name; each is called twice before the clock starts.
