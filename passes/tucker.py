@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 
@@ -12,11 +12,11 @@ from tersor.context import Context
 from tersor.convolution import CONVOLUTIONS
 from tersor.factor import tucker as method
 from tersor.factor.choices import Choice, settle
-from tersor.factor.components import input_tap, metrics
-from tersor.factor.gradients import Metric, flat_metric
+from tersor.factor.components import metrics
+from tersor.factor.gradients import Metric
 from tersor.factor.layers import Layer, Piece, layers, put_chain
-from tersor.factor.observe import Moments, moments, observe
 from tersor.factor.options import count, share
+from tersor.factor.record import Record, recorded
 from tersor.factor.worth import Stage, paying
 from tersor.program import Program
 
@@ -54,10 +54,7 @@ class Tucker:
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""
         found = [layer for layer in layers(program, context, CONVOLUTIONS) if layer.kernel > 1]
-        seen = metrics(program, context, found)
-        known = moments(program, [input_tap(layer) for layer in found], context.calibration)
-        records = [Record(layer, known.get(input_tap(layer))) for layer in found]
-        observe(program, context.calibration, {record.layer.name: record.add for record in records})
+        records, seen = recorded(program, found, context.calibration), metrics(program, context, found)
         sites = [_site(record, item) for record, item in zip(records, seen, strict=True)]
         ranks = [self._ranks(layer, context) for layer in found]
         chosen = self._by_energy(sites, ranks) if self.energy is not None else self._by_budget(sites, ranks)
@@ -102,33 +99,6 @@ class Tucker:
         return "ranks that pay keep too little" if self.energy is not None else "the budget does better elsewhere"
 
 
-@dataclass
-class Record:
-    """What a convolution reads.
-
-    Attributes:
-        layer: the convolution.
-        channels: moments of the input channels.
-        patches: (in, *kernel) sum of what each tap reads.
-        rows: positions that the sum runs over.
-    """
-
-    layer: Layer
-    channels: Moments | None = None
-    patches: torch.Tensor | None = None
-    rows: int = 0
-
-    def add(self, args: Sequence[Any], result: torch.Tensor) -> None:
-        """Take in one calibration input."""
-        sums = self.layer.patch_sums(args[0])
-        self.patches = sums if self.patches is None else self.patches + sums
-        self.rows += result.numel() // self.layer.outputs
-
-    def bias(self, weight: torch.Tensor) -> torch.Tensor | None:
-        """The bias with which another weight gives the same mean output."""
-        return self.layer.bias_for(weight, None if self.patches is None else self.patches / self.rows)
-
-
 @dataclass(frozen=True)
 class Site:
     """A convolution and what the calibration data says of it."""
@@ -145,11 +115,8 @@ class Site:
 
 
 def _site(record: Record, seen: Metric | None) -> Site:
-    layer = record.layer
-    root = method.input_root(record.channels, layer.inputs)
-    energy = float((layer.weight.double().flatten(2).movedim(1, 2) @ root).norm())
-    metric = seen or flat_metric(layer.outputs, 1 / max(energy, 1e-150))
-    return Site(record, root, metric, method.spectra(layer.weight, root, metric))
+    root, metric = record.measures(seen)
+    return Site(record, root, metric, method.spectra(record.layer.weight, root, metric))
 
 
 def _reach(values: torch.Tensor, wanted: float) -> int:

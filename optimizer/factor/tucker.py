@@ -67,7 +67,7 @@ def spectra(weight: Tensor, root: Tensor, metric: Metric) -> Spectra:
         root: (in, in), see `input_root`; errors are those of outputs under inputs of these moments.
         metric: which errors of the outputs matter.
     """
-    seen = _seen(weight, root, metric)
+    seen = whitened(weight, root, metric)
     outer, inner = (_unfolded(seen, mode) for mode in (0, 1))
     return Spectra(*(torch.linalg.eigvalsh(flat @ flat.T).flip(0).clamp(min=0) for flat in (outer, inner)))
 
@@ -89,7 +89,7 @@ def tucker(weight: Tensor, root: Tensor, metric: Metric, outer: int, inner: int,
     >>> torch.allclose(made.weight, weight)
     True
     """
-    seen = _seen(weight, root, metric)
+    seen = whitened(weight, root, metric)
     right = _directions(seen, 1, inner)
     left = _directions(seen, 0, outer)
     for _ in range(sweeps):
@@ -107,7 +107,7 @@ def _balanced(outer: Tensor, core: Tensor, inner: Tensor) -> Tucker:
     return Tucker(outer / left, scaled, inner / right[:, None])
 
 
-def _seen(weight: Tensor, root: Tensor, metric: Metric) -> Tensor:
+def whitened(weight: Tensor, root: Tensor, metric: Metric) -> Tensor:
     """(out, in, taps): the weight under white inputs, with all errors alike."""
     white = torch.einsum("oik,ij->ojk", weight.double().flatten(2), root)
     return metric.into(white.flatten(1)).reshape(white.shape)

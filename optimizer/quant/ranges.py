@@ -50,12 +50,14 @@ def entropy(seen: Histogram, on: Grid, symmetric: bool) -> tuple[float, float]:
 
     Kullback-Leibler divergence (Migacz, 8-bit inference with TensorRT, GTC 2017): the clipped distribution has what was
     cut off in its outermost bins; the rounded one spreads the values of a level evenly over the bins that it covers.
+    Zeros are left out, as there: an activation's many exact zeros would outweigh everything else. So are ranges of
+    fewer bins than levels, in which rounding cannot be seen.
     """
 
     def divergence(counts: Tensor, values: Tensor, made: Tensor) -> float:
         low, high = (float(end) for end in made.aminmax())
-        inside = (values >= low) & (values <= high)
-        if not bool(inside.any()):
+        inside = (values >= low) & (values <= high) & ((values < 0) | (values >= seen.width))
+        if high - low < on.levels * seen.width or not bool(inside.any()):
             return float("inf")
         given, kept, level = counts[inside].clone(), counts[inside], made[inside]
         given[0] += counts[values < low].sum()

@@ -95,3 +95,9 @@ def test_entropy_cuts_off_a_far_outlier_and_keeps_a_uniform_range() -> None:
 def test_an_unknown_method_has_its_nearest() -> None:
     with pytest.raises(UsageError, match="did you mean 'entropy'"):
         method("entrpy")
+
+
+def test_entropy_keeps_the_range_of_values_between_many_zeros() -> None:
+    """Activations behind a relu: half are zero, and what is left is not cut to nothing."""
+    low, high = method("entropy")(seen(normal(50_000).relu()), grid("uint8"), False)
+    assert low == 0.0 and high > 1.8
