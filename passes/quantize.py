@@ -101,9 +101,6 @@ class Quantize:
             if key(layer.node) != "linear" or fake(layer.source).dim() == 2:
                 put_bias(program, layer.node, scales[made.tensors[layer.source].name][0] * scale)
         for node, root in made.tensors.items():
-            everyone = node in made.whole
-            put_activation(
-                node, *scales[root.name], on, lambda user, everyone=everyone: everyone or user in made.layers
-            )
+            put_activation(node, *scales[root.name], on, None if node in made.whole else made.layers)
         program.prune_weights()
         program.changed()

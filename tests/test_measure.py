@@ -53,7 +53,12 @@ def test_what_another_leaves_running_is_not_counted():
 
 def test_a_long_call_is_not_made_twice_in_a_turn():
     made: list[int] = []
-    interleaved({"long": lambda: (made.append(1), time.sleep(0.02))}, seconds=0, minimum_runs=3, settle=0.001)
+
+    def call() -> None:
+        made.append(1)
+        time.sleep(0.02)
+
+    interleaved({"long": call}, seconds=0, minimum_runs=3, settle=0.001)
     assert len(made) == 2 + 2 + 1 + 1
 
 

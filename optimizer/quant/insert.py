@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Collection
 
 import torch
 import torch.ao.quantization.fx._decomposed  # declares torch.ops.quantized_decomposed
 from torch import Tensor, fx
 
 from tersor.program import Program
-from tersor.quant.grid import GRIDS, Grid, quantize, spread
+from tersor.quant.grid import Grid, quantize, spread
 from tersor.rewrite import insert_call, insert_weight
 from tersor.rewrite_values import arguments
 
@@ -18,14 +18,14 @@ INT32 = Grid("int32", -(2**31), 2**31 - 1, torch.int32)
 
 
 def put_activation(
-    node: fx.Node, scale: Tensor, zero: Tensor, on: Grid, reads: Callable[[fx.Node], bool]
-) -> fx.Node:  # fmt: skip
-    """Quantize a result and take it back; the readers that ``reads`` accepts get that, the others the original."""
-    readers = [user for user in node.users if reads(user)]
+    node: fx.Node, scale: Tensor, zero: Tensor, on: Grid, readers: Collection[fx.Node] | None = None
+) -> fx.Node:
+    """Quantize a result and take it back for some of its readers, or for all of them; the others get the original."""
+    chosen = [user for user in node.users if readers is None or user in readers]
     numbers = (float(scale), int(zero), on.lowest, on.highest, on.dtype)
     level = insert_call(node.next, Q.quantize_per_tensor.default, (node, *numbers), like=node)
     back = insert_call(level.next, Q.dequantize_per_tensor.default, (level, *numbers), like=node)
-    for user in readers:
+    for user in chosen:
         user.replace_input_with(node, back)
     return back
 
@@ -67,8 +67,3 @@ def _put(
     else:
         node.update_kwarg(name, back)
     return back
-
-
-def stored(on: Grid) -> Grid:
-    """The grid that a narrower one is stored as, for operators that name the limits of a whole byte."""
-    return GRIDS["int8"] if on.lowest < 0 else GRIDS["uint8"]

@@ -55,6 +55,9 @@ def test_a_layer_left_out_leaves_its_tensors_as_they_are() -> None:
 
 def test_reasons() -> None:
     class Odd(nn.Module):
+        broken: torch.Tensor
+        precise: torch.Tensor
+
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("broken", torch.full((4, 4), float("nan")))
