@@ -1,7 +1,7 @@
 """How far rounding alone moves a program's outputs.
 
 Floating-point programs are run in double precision. Programs with quantized activations jump by a level where a value
-lies near the border of two: they are run with such values moved by a thousandth of a step, to either side.
+lies near the border of two: they are run with such values moved by a ten-thousandth of a step, to either side.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import fx
 
+from tersor.check import ROUNDING
 from tersor.program import Program
 from tersor.quant.grid import spread
 from tersor.rewrite_values import key
@@ -57,9 +58,11 @@ def rounding(program: Program, inputs: Sequence[torch.Tensor], outputs: Sequence
 
 
 QUANTIZERS = ("quantized_decomposed::quantize_per_tensor", "quantized_decomposed::quantize_per_channel")
-STEP = 1e-3
+STEP = 1e-4
 """Share of a step by which other kernels' sums may differ from ours: they multiply, round and add in another order."""
 RUNS = 3
+JUMPS = 2.0
+"""So many times the largest jump that was seen is allowed; `ROUNDING` times a rounding error, which is smooth."""
 
 
 class _Shaken(fx.Interpreter):
@@ -83,7 +86,8 @@ class _Shaken(fx.Interpreter):
 def _jumps(program: Program, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[float]:
     with torch.no_grad():
         runs = [_Shaken(program, seed).run(*inputs) for seed in range(RUNS)]
-    return [max(_distance(a, run[place]) for run in runs) for place, a in enumerate(outputs)]
+    largest = [max(_distance(a, run[place]) for run in runs) for place, a in enumerate(outputs)]
+    return [jump * JUMPS / ROUNDING for jump in largest]
 
 
 def _distance(single: torch.Tensor, double: Any) -> float:
