@@ -42,19 +42,43 @@ def _widened(value: Any) -> Any:
     return _WIDER.get(value, value) if isinstance(value, torch.dtype) else value
 
 
-def rounding(program: Program, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor]) -> list[float]:
-    """Largest difference per output between ``outputs`` and a double-precision run on the same inputs.
+def rounding(
+    program: Program, inputs: Sequence[torch.Tensor], outputs: Sequence[torch.Tensor], *, elsewhere: bool = False
+) -> list[float]:
+    """How far rounding moves each of ``outputs``, the program's own results for these inputs.
 
-    0 where the difference has no meaning: integer outputs, or a graph that does not run in double precision.
+    The largest difference to a double-precision run; with ``elsewhere`` also to runs whose every result is off by a
+    rounding error, for what computes each operator in another way: where errors are amplified, one run does not show
+    how far they reach. 0 where the difference has no meaning: integer outputs, or a graph that does not run in double
+    precision.
     """
     if any(key(node) in QUANTIZERS for node in program.nodes):
         return _jumps(program, inputs, outputs)
     try:
         with torch.no_grad():
-            precise = _Double(program).run(*[_widened(value) for value in inputs])
+            runs = [_Double(program).run(*[_widened(value) for value in inputs])]
+            runs += [_Rounded(program, seed).run(*inputs) for seed in range(RUNS)] if elsewhere else []
     except Exception:
         return [0.0] * len(outputs)
-    return [_distance(a, b) for a, b in zip(outputs, precise, strict=True)]
+    return [max(_distance(a, run[place]) for run in runs) for place, a in enumerate(outputs)]
+
+
+class _Rounded(fx.Interpreter):
+    """Runs a graph with every result moved by up to a rounding error of its dtype."""
+
+    def __init__(self, program: Program, seed: int) -> None:
+        super().__init__(program.module(), garbage_collect_values=True)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        """The operator, and an error."""
+        return fx.node.map_aggregate(super().call_function(target, args, kwargs), self._off)
+
+    def _off(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        error = torch.rand(value.shape, generator=self.generator, dtype=value.dtype) - 0.5
+        return value * (1 + error * torch.finfo(value.dtype).eps)
 
 
 QUANTIZERS = ("quantized_decomposed::quantize_per_tensor", "quantized_decomposed::quantize_per_channel")

@@ -88,3 +88,37 @@ def test_planted_faults_are_not(quantized: Program, fault: Callable[[Program], N
     wrong.changed()
     parity = Reference.of(quantized).judge(fault.__name__, wrong.run_flat)
     assert not all(item.passed for item in parity)
+
+
+def test_what_another_runtime_may_do_to_a_model_that_amplifies_errors_is_not_less() -> None:
+    torch.manual_seed(0)
+    layers = [layer for _ in range(12) for layer in (nn.Linear(16, 16), nn.Tanh())]
+    for layer in layers[::2]:
+        layer.weight.data.mul_(6)  # type: ignore[operator,union-attr]
+    program = load(nn.Sequential(*layers).eval(), (torch.rand(4, 16),))
+    outputs = program.run(program.inputs)
+    (here,), (elsewhere,) = (rounding(program, program.inputs, outputs, elsewhere=where) for where in (False, True))
+    assert 0 < here <= elsewhere < 1
+    assert rounding(program, program.inputs, outputs, elsewhere=True) == [elsewhere]
+
+
+def test_a_probe_where_the_original_is_chaos_is_left_out() -> None:
+    class Wave(nn.Module):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return torch.sin(3 / x.abs().mean(1))
+
+    program = load(Wave().eval(), (torch.rand(4, 16) + 0.5,))
+    reference = Reference.of(program)
+    *sizes, small = reference.cases
+    assert reference.probes == 1 and float(small.inputs[0].max()) < 0.01
+
+    def other(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (torch.sin(3 / x.abs().mean(1) * (1 + 1e-6)),)
+
+    parity = reference.judge("another way", other)
+    assert len(parity) == len(sizes) and all(item.passed for item in parity)
+
+    def wrong(x: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return (torch.sin(3 / x.abs().mean(1)) + 0.01,)
+
+    assert not any(item.passed for item in reference.judge("wrong", wrong))
