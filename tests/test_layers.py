@@ -9,9 +9,15 @@ from pathlib import Path
 import pytest
 
 CORE = {
-    f"tersor.{name}" for name in ("program", "refresh", "context", "errors", "interface", "allocation", "calibrate")
-}
-METHODS = ("tersor.rewrite", "tersor.axes", "tersor.cost", "tersor.importance", "tersor.factor")
+    f"tersor.{name}"
+    for name in (
+        "program", "refresh", "context", "errors", "interface", "allocation", "calibrate", "convolution", "target",
+    )
+}  # fmt: skip
+METHODS = (
+    "tersor.rewrite", "tersor.axes", "tersor.cost", "tersor.importance", "tersor.factor", "tersor.quant",
+    "tersor.sparse",
+)  # fmt: skip
 """Where the numerical methods live that passes apply."""
 LOADERS = {"api", "dynamo", "spec", "backend", "cli", "__main__"}
 
