@@ -14,8 +14,9 @@ from tersor.quant.insert import put_activation, put_bias, put_weight
 from tersor.quant.placement import Rules, rules
 from tersor.quant.plan import Layer, candidates, plan
 from tersor.quant.ranges import method
-from tersor.quant.scales import Scale, of_activations, of_weight, rounded_weight
+from tersor.quant.scales import Scale, of_activations
 from tersor.quant.simulate import Rounding, affordable
+from tersor.quant.weights import ROUNDINGS, Whole, of_layers
 from tersor.rewrite_values import fake, key
 
 
@@ -32,6 +33,8 @@ class Quantize:
         activations: format of activations; empty takes the backend's.
         ranges: "mse", "entropy", "percentile" or "min-max", see `tersor.quant.ranges`.
         backend: whose integer kernels decide what is quantized: "onnxruntime" or "openvino".
+        rounding: of weights: "nearest", "gptq" or "adaround"; the shift of the outputs that any of them leaves is taken
+            off the bias.
         noise: share of the outputs' energy that may be added, on calibration data; 1 quantizes whatever can be.
     """
 
@@ -39,12 +42,15 @@ class Quantize:
     activations: str = ""
     ranges: str = "mse"
     backend: str = "onnxruntime"
+    rounding: str = "nearest"
     noise: float = 0.05
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         rules(self.backend)
         method(self.ranges)
+        if self.rounding not in ROUNDINGS:
+            raise ValueError(f"rounding is {self.rounding!r}; wanted one of {', '.join(ROUNDINGS)}")
         grid(self.weights)
         grid(self.activations or "uint8")
         whole("noise", self.noise)
@@ -59,10 +65,8 @@ class Quantize:
         inputs = context.calibration or (program.inputs,)
         names = [node.name for node in plan(found, table).tensors]
         scales = of_activations(program, names, on, self.ranges, inputs)
-        own = {layer.node.name: of_weight(layer, weights) for layer in found}
-        rounding = Rounding(
-            on, scales, {layer.node.name: rounded_weight(layer, own[layer.node.name], weights) for layer in found}
-        )
+        own = of_layers(program, found, weights, self.rounding, inputs, seed=context.seed)
+        rounding = Rounding(on, scales, {name: item.values for name, item in own.items()})
         chosen = self._chosen(program, context, found, rounding)
         self._put(program, chosen, table, scales, own, on, weights)
 
@@ -92,14 +96,14 @@ class Quantize:
 
     def _put(
         self, program: Program, chosen: Sequence[Layer], table: Rules, scales: dict[str, Scale],
-        own: dict[str, Scale], on: Grid, weights: Grid,
+        own: dict[str, Whole], on: Grid, weights: Grid,
     ) -> None:  # fmt: skip
         made = plan(chosen, table)
         for layer in chosen:
-            scale, zero = own[layer.node.name]
-            put_weight(program, layer.node, "weight", scale, zero, weights)
-            if key(layer.node) != "linear" or fake(layer.source).dim() == 2:
-                put_bias(program, layer.node, scales[made.tensors[layer.source].name][0] * scale)
+            item, scale = own[layer.node.name], scales[made.tensors[layer.source].name][0]
+            integers = key(layer.node) != "linear" or fake(layer.source).dim() == 2
+            put_bias(program, layer.node, item, scale if integers else None)
+            put_weight(program, layer.node, item, weights)
         for node, root in made.tensors.items():
             put_activation(node, *scales[root.name], on, None if node in made.whole else made.layers)
         program.prune_weights()

@@ -9,7 +9,8 @@ import torch.ao.quantization.fx._decomposed  # declares torch.ops.quantized_deco
 from torch import Tensor, fx
 
 from tersor.program import Program
-from tersor.quant.grid import Grid, quantize, spread
+from tersor.quant.grid import Grid, quantize
+from tersor.quant.weights import Whole
 from tersor.rewrite import insert_call, insert_weight
 from tersor.rewrite_values import arguments
 
@@ -30,29 +31,36 @@ def put_activation(
     return back
 
 
-def put_weight(program: Program, node: fx.Node, name: str, scale: Tensor, zero: Tensor, on: Grid) -> fx.Node:
-    """Store a layer's argument as integers, one scale per index of its first dimension, and take it back before use."""
-    source = arguments(node)[name]
-    value = program.weight(source)
-    assert value is not None
-    level = quantize(value, spread(scale, value, 0), spread(zero, value, 0), on)
-    return _put(program, node, name, str(source.target), level, scale, zero, on)
+def put_weight(program: Program, node: fx.Node, made: Whole, on: Grid) -> None:
+    """Store a layer's weight as integers, and take it back before use."""
+    path = str(arguments(node)["weight"].target)
+    _put(program, node, "weight", path, made.level, made.scale, made.zero, on)
 
 
-def put_bias(program: Program, node: fx.Node, scale: Tensor) -> None:
-    """Store a layer's bias as 32-bit integers whose scale is that of the products that they are added to."""
-    source = arguments(node)["bias"]
+def put_bias(program: Program, node: fx.Node, made: Whole, scale: Tensor | None) -> None:
+    """Take the shift that rounding the weight leaves off a layer's bias.
+
+    With ``scale``, that of the layer's input, the bias is stored as 32-bit integers, whose scale is that of the
+    products that they are added to; else in floating point.
+    """
+    source, names = arguments(node)["bias"], arguments(node)
     value = program.weight(source)
-    if value is None:
+    if value is None and made.shift is None:
         return
-    scale = scale.expand(len(value)).contiguous()
-    zero = torch.zeros(len(value), dtype=torch.int32)
-    _put(program, node, "bias", str(source.target), quantize(value, scale, zero, INT32), scale, zero, INT32)
+    shifted = (0.0 if value is None else value.double()) - (0.0 if made.shift is None else made.shift)
+    path = f"{arguments(node)['weight'].target}_bias" if value is None else str(source.target)
+    if scale is None:
+        fresh = insert_weight(program, node, f"{path}_shifted", torch.as_tensor(shifted).to(torch.float32))
+        _argument(node, list(names).index("bias"), fresh)
+        return
+    step = scale * made.scale
+    zero = torch.zeros_like(made.zero)
+    _put(program, node, "bias", path, quantize(torch.as_tensor(shifted), step, zero, INT32), step, zero, INT32)
 
 
 def _put(
     program: Program, node: fx.Node, name: str, path: str, level: Tensor, scale: Tensor, zero: Tensor, on: Grid
-) -> fx.Node:
+) -> None:
     constants = [
         insert_weight(program, node, f"{path}_quantized", level),
         insert_weight(program, node, f"{path}_scale", scale.float()),
@@ -61,9 +69,12 @@ def _put(
     back = insert_call(
         node, Q.dequantize_per_channel.default, (*constants, 0, on.lowest, on.highest, on.dtype), like=node
     )
+    _argument(node, list(arguments(node)).index(name), back)
+
+
+def _argument(node: fx.Node, place: int, value: fx.Node) -> None:
     names = list(arguments(node))
-    if len(node.args) > names.index(name):
-        node.update_arg(names.index(name), back)
+    if len(node.args) > place:
+        node.update_arg(place, value)
     else:
-        node.update_kwarg(name, back)
-    return back
+        node.update_kwarg(names[place], value)

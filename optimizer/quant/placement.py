@@ -50,7 +50,7 @@ RULES = {
         source="ONNX Runtime, core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc",
     ),
     "openvino": Rules(
-        weighted=(*CONVOLUTIONS, "conv_transpose2d", "linear"),
+        weighted=(*CONVOLUTIONS, "linear"),
         closed=(),
         fused=("relu", "clamp", "hardtanh", "relu6", "clamp_min", "silu", "hardswish", "gelu", "sigmoid", "elu"),
         moved=_MOVED,

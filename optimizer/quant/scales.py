@@ -1,4 +1,4 @@
-"""Scales of a plan: of activations from what calibration data shows, of weights from themselves."""
+"""Scales of activations, from what calibration data shows."""
 
 from __future__ import annotations
 
@@ -12,9 +12,8 @@ from tersor.errors import InputError
 from tersor.interface import Flat
 from tersor.program import Program
 from tersor.progress import Progress
-from tersor.quant.grid import Grid, affine, rounded, spread
+from tersor.quant.grid import Grid, affine
 from tersor.quant.histogram import Histogram
-from tersor.quant.plan import Layer
 from tersor.quant.ranges import method
 
 Scale = tuple[Tensor, Tensor]
@@ -42,14 +41,3 @@ def of_activations(
         low, high = method(ranges)(item, on, False)
         found[name] = affine(torch.tensor(low), torch.tensor(high), on, symmetric=False)
     return found
-
-
-def of_weight(layer: Layer, on: Grid) -> Scale:
-    """One symmetric scale per output."""
-    low, high = layer.weight.flatten(1).aminmax(dim=1)
-    return affine(low, high, on, symmetric=True)
-
-
-def rounded_weight(layer: Layer, scale: Scale, on: Grid) -> Tensor:
-    """The weight after quantizing and taking back."""
-    return rounded(layer.weight, spread(scale[0], layer.weight, 0), spread(scale[1], layer.weight, 0), on)

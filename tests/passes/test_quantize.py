@@ -19,7 +19,7 @@ from tersor.passes.quantize import Quantize
 from tersor.program import Program
 from tersor.refresh import refresh
 from tersor.spec import parse, render
-from tests.factor.zoo import trained
+from tests.factor.zoo import distance, trained
 from tests.passes.harness import captured
 
 
@@ -109,7 +109,7 @@ def test_constant_calibration_is_quantized_without_a_fault() -> None:
 
 @pytest.mark.parametrize(
     "text", ["quantize{weights=int9}", "quantize{ranges=mqe}", "quantize{backend=onnxruntme}", "quantize{noise=2}",
-             "quantize{activations=uint}"],
+             "quantize{activations=uint}", "quantize{rounding=up}"],
 )  # fmt: skip
 def test_options_out_of_range_are_refused(text: str) -> None:
     with pytest.raises(UsageError):
@@ -118,3 +118,27 @@ def test_options_out_of_range_are_refused(text: str) -> None:
 
 def test_it_prints_back() -> None:
     assert render(parse("quantize{ranges=entropy;noise=0.1}")) == "quantize{ranges=entropy;noise=0.1}"
+
+
+@pytest.mark.parametrize("rounding", ["gptq", "adaround"])
+def test_roundings_that_see_the_data_do_better_at_few_bits(rounding: str) -> None:
+    model = trained("zoo:digits-cnn")
+    inputs, errors = model.calibration[0], {}
+    for name in ("nearest", rounding):
+        made, _ = model.after(f"quantize{{weights=int4;rounding={name};noise=1}}")
+        errors[name] = distance(made, model.program, inputs)
+    assert errors[rounding] < 0.7 * errors["nearest"]
+
+
+def test_the_mean_output_stays_where_weights_are_coarse() -> None:
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Conv2d(4, 8, 3, bias=False), nn.ReLU(), nn.Conv2d(8, 8, 3)),
+        torch.rand(8, 4, 12, 12) + 1,
+    )
+    program = captured(model, x)
+    made = program.clone()
+    Quantize(weights="int4", noise=1.0)(made, Context(calibration=((x,),)))
+    refresh(made)
+    gap = (made.run((x,))[0] - program.run((x,))[0]).mean((0, 2, 3))
+    assert float(gap.abs().max()) < 0.02 * float(program.run((x,))[0].std())
