@@ -94,7 +94,7 @@ def test_what_another_runtime_may_do_to_a_model_that_amplifies_errors_is_not_les
     torch.manual_seed(0)
     layers = [layer for _ in range(12) for layer in (nn.Linear(16, 16), nn.Tanh())]
     for layer in layers[::2]:
-        layer.weight.data.mul_(6)  # type: ignore[operator,union-attr]
+        layer.weight.data.mul_(6)  # type: ignore[operator]
     program = load(nn.Sequential(*layers).eval(), (torch.rand(4, 16),))
     outputs = program.run(program.inputs)
     (here,), (elsewhere,) = (rounding(program, program.inputs, outputs, elsewhere=where) for where in (False, True))
