@@ -1,0 +1,90 @@
+"""SmoothQuant as a pass: the outputs stay, and eight-bit layers lose less."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from tersor.context import Context
+from tersor.errors import UsageError
+from tersor.passes.quantize import Quantize
+from tersor.passes.smooth import Smooth
+from tersor.program import Program
+from tersor.refresh import refresh
+from tersor.spec import parse, render
+from tests.factor.zoo import distance, trained
+from tests.passes.harness import captured, reasons
+
+
+class Block(nn.Module):
+    """A normalisation with a few large channels, as large language models have them, read by two layers."""
+
+    def __init__(self, norm: type[nn.Module], residual: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.norm, self.left, self.right, self.residual = norm(64), nn.Linear(64, 48), nn.Linear(64, 32), residual
+        with torch.no_grad():
+            self.norm.weight[::20] *= 80  # type: ignore[index]
+            for layer in (self.left, self.right):
+                layer.weight[:, ::20] /= 80
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = self.norm(x)
+        made = torch.cat([self.left(h), self.right(h)], -1)
+        return made + h.mean() if self.residual else made
+
+
+def smoothed(program: Program, x: torch.Tensor) -> tuple[Program, Context]:
+    made, context = program.clone(), Context(calibration=((x,),))
+    Smooth()(made, context)
+    refresh(made)
+    return made, context
+
+
+def quantized(program: Program, x: torch.Tensor) -> Program:
+    made = program.clone()
+    Quantize(noise=1.0)(made, Context(calibration=((x,),)))
+    refresh(made)
+    return made
+
+
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.RMSNorm])
+def test_outputs_stay_and_integers_lose_less(norm: type[nn.Module]) -> None:
+    x = torch.randn(16, 10, 64, generator=torch.Generator().manual_seed(1))
+    program = captured(Block(norm), x)
+    made, context = smoothed(program, x)
+    assert len(context.taken) == 1 and "of the predicted error goes" in context.taken[0].detail
+    assert distance(made, program, (x,)) < 1e-5
+    before, after = (distance(quantized(item, x), program, (x,)) for item in (program, made))
+    assert after < 0.35 * before
+
+
+def test_a_second_time_finds_nothing() -> None:
+    x = torch.randn(16, 10, 64)
+    made, _ = smoothed(captured(Block(nn.LayerNorm), x), x)
+    _, context = smoothed(made, x)
+    assert not context.taken and "of the predicted error would go" in reasons(context)
+
+
+def test_a_reader_that_is_no_layer_leaves_it_as_it_is() -> None:
+    x = torch.randn(4, 10, 64)
+    _, context = smoothed(captured(Block(nn.LayerNorm, residual=True), x), x)
+    assert not context.taken and "is no layer that could take the factors" in reasons(context)
+
+
+def test_a_trained_transformer_computes_the_same() -> None:
+    model = trained("zoo:digits-vit")
+    made, context = model.after("smooth{least=0}")
+    assert context.taken
+    assert distance(made, model.program, model.calibration[0]) < 1e-4
+
+
+@pytest.mark.parametrize("text", ["smooth{alpha=2}", "smooth{least=-1}", "smooth{weights=int3}"])
+def test_options_out_of_range_are_refused(text: str) -> None:
+    with pytest.raises(UsageError):
+        parse(text)
+
+
+def test_it_prints_back() -> None:
+    assert render(parse("smooth{alpha=0.5}")) == "smooth{alpha=0.5}"
