@@ -112,7 +112,7 @@ def contestants(
             call()
             calls[label] = call
         except Exception as error:
-            missing[label] = f"{type(error).__name__}: {error}".splitlines()[0][:120]
+            missing[label] = _first_line(error)
 
     def eager(model: Any) -> Callable[[], Any]:
         def call() -> Any:
@@ -173,6 +173,11 @@ def _first(inputs: Any) -> Any:
     return tuple(map(one, inputs)) if isinstance(inputs, tuple) else {key: one(value) for key, value in inputs.items()}
 
 
+def _first_line(error: Exception) -> str:
+    root = error.__cause__ or error
+    return f"{type(root).__name__}: {root}".splitlines()[0][:160]
+
+
 def _nodes(path: Path) -> int:
     import onnx
 
@@ -192,7 +197,12 @@ def main() -> int:
     rows, ratios, counts, problems = {}, {}, {}, []
     for name in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
-            calls, counts[name], missing = contestants(name, Path(folder), options.quick)
+            try:
+                calls, counts[name], missing = contestants(name, Path(folder), options.quick)
+            except Exception as error:
+                problems.append(f"- {name}, all: torch.onnx.export gives no file: {_first_line(error)}")
+                print(problems[-1], flush=True)
+                continue
             rows[name] = {timing.name: timing for timing in interleaved(calls, seconds=options.seconds)}
             ratios[name] = same_runtime(calls, options.seconds / 2)
         problems += [f"- {name}, {label}: {why}" for label, why in missing.items()]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tersor.backend import Backend, Compiled, backend_names, find_backend
 from tersor.check import RUNTIME_FLOOR, failure
+from tersor.cost.flops import program_flops
 from tersor.errors import BackendError, ParityError, TersorError
 from tersor.interface import Flat
 from tersor.measure import interleaved
@@ -19,6 +20,13 @@ SLOWER = 1.02
 """A rewrite that is measured slower than this multiple of the original does not pay."""
 
 ORIGINAL = "original"
+
+ALONE = "1 thread"
+THREADED = ("onnxruntime", "openvino")
+"""Backends whose threads can be set for each program."""
+
+SMALL = 100e6
+"""Floating-point operations below which threads may take longer to meet than they save: a core's millisecond."""
 
 
 @dataclass
@@ -44,10 +52,13 @@ class _Race:
     entries: dict[str, Lowered] = field(default_factory=dict)
     refused: dict[str, str] = field(default_factory=dict)
 
-    def enter(self, label: str, program: Program, backend: Backend, reference: Reference, report: Report) -> None:
-        """Compile and check one contestant; remember why where it is refused."""
+    def enter(
+        self, label: str, program: Program, backend: Backend, reference: Reference, report: Report, threads: int = 0
+    ) -> None:
+        """Compile and check one contestant, with the target's threads or fewer; remember why where it is refused."""
+        target = replace(self.target, threads=threads or self.target.threads)
         try:
-            lowered = Lowered(program, backend, compile_checked(program, backend, reference, self.target, report))
+            lowered = Lowered(program, backend, compile_checked(program, backend, reference, target, report))
             self.entries[label] = lowered
         except TersorError as error:
             self.refused[label] = str(error)
@@ -69,6 +80,9 @@ def lower(
     candidates = _candidates(wanted, report)
     for backend in candidates:
         race.enter(backend.name, outcome.program, backend, outcome.reference, report)
+    if wanted == "auto" and target.threads > 1 and program_flops(outcome.program).products < SMALL:
+        for backend in (item for item in candidates if item.name in THREADED):
+            race.enter(f"{backend.name}, {ALONE}", outcome.program, backend, outcome.reference, report, threads=1)
     rewritten = outcome.program is not reference.program
     if rewritten and not race.entries:
         for backend in candidates:
@@ -85,6 +99,10 @@ def lower(
     report.timings = _measure(race, reference, seconds) if seconds > 0 else []
     report.kept = _choose(race, outcome.program, report)
     report.backend = race.entries[report.kept].backend.name
+    if report.kept.endswith(ALONE):
+        report.notes.append(
+            f"one thread is faster than {target.threads} for this model; set it where you deploy it too"
+        )
     return race.entries[report.kept]
 
 
