@@ -61,6 +61,22 @@ def _page(text: list[str]) -> np.ndarray:
     return np.asarray(page)
 
 
+def crops(text: list[str]) -> list[np.ndarray]:
+    """What recognition is given for each line: cut out tightly, 48 high and as wide as it gets, [1, 3, 48, width]."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font, made = ImageFont.load_default(size=48), []
+    for line in text:
+        page = Image.new("RGB", (WIDTH, 90), "white")
+        draw = ImageDraw.Draw(page)
+        draw.text((20, 15), line, fill="black", font=font)
+        left, top, right, bottom = draw.textbbox((20, 15), line, font=font)
+        cut = page.crop((left - 6, top - 6, right + 6, bottom + 6))
+        scaled = np.asarray(cut.resize((round(cut.width * 48 / cut.height), 48)), dtype=np.float32) / 127.5 - 1
+        made.append(np.ascontiguousarray(scaled.transpose(2, 0, 1))[None])
+    return made
+
+
 def read(text_pages: list[np.ndarray], **paths: Path) -> tuple[list[str], list[float]]:
     """The lines that the whole pipeline reads, and their scores; ``paths`` replace parts: ``rec=path``."""
     from rapidocr_onnxruntime import RapidOCR

@@ -21,3 +21,17 @@ def sentences(least: int = 6, most: int = 25) -> tuple[str, ...]:
 def lines(count: int, longest: int = 42) -> list[str]:
     """Sentences that are short enough for one line of a page."""
     return [part for part in sentences(3) if len(part) <= longest][:count]
+
+
+def phrases(count: int, longest: int = 36) -> list[str]:
+    """Different stretches of whole words of prose, each as long as fits on one line of a page."""
+    words = " ".join(sentences(3)).split()
+    found: dict[str, None] = {}
+    line = ""
+    for word in words:
+        if len(line) + 1 + len(word) > longest:
+            found[line] = None
+            line = word
+        else:
+            line = f"{line} {word}".strip()
+    return list(found)[:count]
