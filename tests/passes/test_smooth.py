@@ -25,7 +25,7 @@ class Block(nn.Module):
         torch.manual_seed(0)
         self.norm, self.left, self.right, self.residual = norm(64), nn.Linear(64, 48), nn.Linear(64, 32), residual
         with torch.no_grad():
-            self.norm.weight[::20] *= 80  # type: ignore[index]
+            self.norm.get_parameter("weight")[::20] *= 80
             for layer in (self.left, self.right):
                 layer.weight[:, ::20] /= 80
 
