@@ -210,6 +210,8 @@ def main() -> int:
         print(name, shown, counts[name], missing, flush=True)
         print(runtime_table({name: ratios[name]}).splitlines()[-1], flush=True)
     text = "\n\n".join([table(rows), runtime_table(ratios), node_table(counts)])
+    if options.quick:
+        text += "\n\nWithout Inductor and `auto` (`--quick`)."
     if problems:
         text += "\n\nCould not take part:\n\n" + "\n".join(problems)
     print(text)
