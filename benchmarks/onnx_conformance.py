@@ -1,14 +1,14 @@
 """ONNX backend suite: import -> exact passes -> export, compared with ONNX Runtime on the original file.
 
-Run: python benchmarks/onnx_conformance.py [--limit N] [--only TEXT] [--write]
-``--write`` updates docs/results/onnx_conformance.md.
+Run: python benchmarks/onnx_conformance.py [--limit N] [--only TEXT] [--rows FILE] [--write]
+Rows are appended to ``--rows`` as they come, and cases that stand there already are not run again: remove the file after
+a change of importer, passes or exporter. ``--write`` updates docs/results/onnx_conformance.md.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
-import json
 import shutil
 import sys
 import tempfile
@@ -23,8 +23,8 @@ from onnx import numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.pool import sweep
-from benchmarks.results import write
+from benchmarks.pool import resume
+from benchmarks.results import read_rows, write
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator")
 TIMEOUT = 120
@@ -180,18 +180,11 @@ def main() -> int:
     parser.add_argument("--only", default="")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--rows", type=Path, help="write every row as JSON lines")
+    parser.add_argument("--rows", type=Path, default=Path("out/onnx_conformance.jsonl"), help="rows so far")
     options = parser.parse_args()
     todo = [name for name in suite() if options.only in name][:: options.every][: options.limit or None]
-    rows = []
-    for number, (name, row) in enumerate(sweep(todo, examine, workers=options.workers, timeout=TIMEOUT), 1):
-        rows.append({"runs": True, "case": name, **row})
-        if row["status"] in ("wrong", "crash", "refused") and (rows[-1]["runs"] or row["status"] == "crash"):
-            print(f"{name}: {row['status']}: {row['why'][:200]}", flush=True)
-        if number % 100 == 0:
-            print(f"{number} of {len(todo)}", file=sys.stderr, flush=True)
-    if options.rows:
-        options.rows.write_text("\n".join(json.dumps(row, default=str) for row in rows), encoding="utf-8")
+    resume(todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT, say=lambda row: "")
+    rows = [{"runs": True, "case": name, **row} for name, row in read_rows(options.rows).items() if name in set(todo)]
     text = summary(rows)
     print(text)
     if options.write:
