@@ -1,8 +1,8 @@
 """ONNX backend suite: import -> exact passes -> export, compared with ONNX Runtime on the original file.
 
 Run: python benchmarks/onnx_conformance.py [--limit N] [--only TEXT] [--rows FILE] [--write]
-Rows are appended to ``--rows`` as they come, and cases that stand there already are not run again: remove the file after
-a change of importer, passes or exporter. ``--write`` updates docs/results/onnx_conformance.md.
+Rows are appended to ``--rows`` as they come, and cases that stand there already are not run again: remove the file
+after a change of importer, passes or exporter. ``--write`` updates docs/results/onnx_conformance.md.
 """
 
 from __future__ import annotations
