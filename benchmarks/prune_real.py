@@ -1,7 +1,7 @@
 """Pruning real trained models without labels: MiniLM, EfficientNet-Lite0, and PP-OCRv4 recognition from its ONNX file.
 
 Run: python benchmarks/prune_real.py [--models minilm,ocr,lite0] [--shares 0.1,0.2,0.3] [--write]
-Each is cut, repaired by least squares on unlabelled inputs, written as ONNX, and judged by what it is for: nearest
+Each is cut, repaired by least squares on unlabelled inputs, run by ONNX Runtime, and judged by what it is for: nearest
 neighbours among sentence embeddings, characters read, classes of photographs, on inputs that calibration never saw.
 """
 
@@ -12,86 +12,32 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
+from benchmarks.real_cases import Case, classifier, sentence_encoder
 from benchmarks.results import write
-from tests.real import lite0, minilm, ocr
-from tests.real.text import phrases, sentences
+from tests.real import ocr
+from tests.real.text import phrases
 
 BEFORE = "fold-constants,canonicalize,fold-batch-norm,remove-noops,absorb-affine,dead-code"
 
 
-@dataclass(frozen=True)
-class Case:
-    """A model and how it is judged: ``judge`` takes a file and gives a share between 0 and 1."""
-
-    model: Any
-    inputs: Any
-    dynamic: Any
-    calibration: list[Any]
-    judge: Callable[[Path], float]
-
-
-def sentence_encoder() -> Case:
-    """Judged by the share of 200 sentences whose nearest neighbour among them stays the same."""
-    import torch
-
-    model, encode = minilm.load()
-    text = sentences()
-    held, fitted = text[:200], text[200:456]
-
-    def nearest(made: torch.Tensor) -> torch.Tensor:
-        return (made @ made.T - 2 * torch.eye(len(made))).argmax(1)
-
-    wanted = nearest(minilm.embeddings(lambda inputs: model(**inputs).last_hidden_state, encode, held))
-
-    def judge(path: Path) -> float:
-        got = nearest(minilm.embeddings(minilm.of_file(path), encode, held))
-        return float((wanted == got).float().mean())
-
-    batches = [encode(part) for part in minilm.batches(fitted)][:-1]
-    return Case(model, batches[0], minilm.dynamic(), batches[1:], judge)
-
-
 def reader() -> Case:
-    """Judged by the characters read rightly on 200 rendered lines; fitted on 256 others."""
+    """Judged by the characters that its file reads rightly on 200 rendered lines; fitted on 256 others."""
     import torch
 
     text = phrases(456)
     held = ocr.pages(text[:200])
 
-    def judge(path: Path) -> float:
-        return ocr.likeness(text[:200], ocr.read(held, rec=path)[0])
+    def likeness(fast: Any) -> float:
+        with tempfile.TemporaryDirectory() as folder:
+            return ocr.likeness(text[:200], ocr.read(held, rec=fast.to_onnx(Path(folder) / "made.onnx"))[0])
 
     batches = [{"x": torch.from_numpy(crop)} for crop in ocr.crops(text[200:])]
-    return Case(str(ocr.file("rec")), None, None, batches, judge)
-
-
-def classifier() -> Case:
-    """Judged by the classes of 20 photographs; fitted on crops and mirror images of other photographs' quarters."""
-    import torch
-
-    model = lite0.load()
-    images, _ = lite0.photographs()
-    with torch.no_grad():
-        wanted = model(images).argmax(1)
-    crops = [images[:, :, top : top + 160, left : left + 160] for top in (0, 64) for left in (0, 64)]
-    resized = [torch.nn.functional.interpolate(crop, 224, mode="bilinear").flip(-1) for crop in crops]
-    batches = [(part,) for crop in resized for part in crop.split(10)]
-
-    def judge(path: Path) -> float:
-        from tests.real.compare import session
-
-        made = session(path)
-        got = torch.from_numpy(made.run(None, {made.get_inputs()[0].name: images.numpy()})[0]).argmax(1)
-        return float((got == wanted).float().mean())
-
-    return Case(model, (images[:2],), ({0: torch.export.Dim("batch")},), batches, judge)
+    return Case(str(ocr.file("rec")), None, None, batches, likeness)
 
 
 CASES = {"minilm": sentence_encoder, "ocr": reader, "lite0": classifier}
@@ -110,8 +56,7 @@ def examine(name: str, share: float, criterion: str) -> dict[str, Any]:
     )  # fmt: skip
     seconds = time.perf_counter() - started
     report = fast.report
-    with tempfile.TemporaryDirectory() as folder:
-        score = case.judge(fast.to_onnx(Path(folder) / "made.onnx"))
+    score = case.evaluator(fast)
     lossy = [step for step in report.steps if not step.exact]
     return {
         "model": name, "share": share, "criterion": criterion if share else "", "score": score, "seconds": seconds,
@@ -145,7 +90,7 @@ def main() -> int:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "FLOPs removed from trained models, repaired by least squares on unlabelled inputs, judged as ONNX files on "
+        "FLOPs removed from trained models, repaired by least squares on unlabelled inputs, judged in ONNX Runtime on "
         "others: nearest neighbours kept (MiniLM), characters read (PP-OCRv4), classes kept (EfficientNet-Lite0).",
         "",
         "| model | share asked | criterion | judged | agreement of outputs | FLOPs kept | parameters kept | seconds "

@@ -6,7 +6,7 @@ The metric is agreement with the original on inputs that calibration never saw, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -26,7 +26,7 @@ class Case:
     dynamic: Any
     calibration: list[Any]
     evaluator: Callable[[Any], float]
-    heads: dict[Any, int]
+    heads: dict[Any, int] = field(default_factory=dict)
     """Projections by module, and their number of heads: what Torch-Pruning has to be told."""
 
 
@@ -43,7 +43,7 @@ def classifier(batches: int = 32) -> Case:
             return float((_classes(made, held) == wanted).float().mean())
 
     fitted = [(part,) for part in views(images[::2], 32, seed=0).split(10)][:batches]
-    return Case(model, (images[:2],), ({0: torch.export.Dim("batch")},), fitted, agreement, {})
+    return Case(model, (images[:2],), ({0: torch.export.Dim("batch")},), fitted, agreement)
 
 
 def views(images: Tensor, count: int, seed: int) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,11 +59,11 @@ def prune(program: Program, context: Context, kinds: Collection[str], plan: Prun
     """Cut the free groups of some kinds, in place, with proof; announces each group as a site."""
     axes = analyze(program)
     found = [group for group in groups(program, axes) if group.kind in kinds and group.size > 1]
-    chosen = _candidates(program, axes, found, context, plan)
+    nodes = {node.name: node for node in program.nodes}
+    chosen = _candidates(program, axes, found, nodes, context, plan)
     if not chosen:
         return
     counts = allocate(chosen, _cost(program, axes, chosen, plan.of, context.target), plan.ratio, plan.allocation)
-    nodes = _nodes(program)
     kept = {
         item.axis: stay
         for item in chosen
@@ -75,9 +75,8 @@ def prune(program: Program, context: Context, kinds: Collection[str], plan: Prun
 
 
 def _candidates(
-    program: Program, axes: Axes, found: Sequence[Group], context: Context, plan: Pruning
+    program: Program, axes: Axes, found: Sequence[Group], nodes: Mapping[str, fx.Node], context: Context, plan: Pruning
 ) -> list[Candidate]:
-    nodes = _nodes(program)
     free = []
     for group in found:
         if not group.producers:
@@ -114,10 +113,6 @@ def _cost(program: Program, axes: Axes, chosen: Sequence[Candidate], measure: Me
     if measure == "latency":
         return latency(program, axes, target)
     return {"flops": operations, "parameters": parameters, "memory": memory}[measure](program, axes)
-
-
-def _nodes(program: Program) -> dict[str, fx.Node]:
-    return {node.name: node for node in program.nodes}
 
 
 def _announced(node: fx.Node, item: Candidate, counts: dict[Axis, int], context: Context) -> torch.Tensor | None:

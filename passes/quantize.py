@@ -58,7 +58,7 @@ class Quantize:
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""
         table = rules(self.backend)
-        found = [layer for layer in self._found(program, table, context) if layer is not None]
+        found = self._found(program, table, context)
         if not found:
             return
         on, weights = grid(self.activations or table.activations), grid(self.weights)
@@ -70,8 +70,8 @@ class Quantize:
         chosen = self._chosen(program, context, found, rounding)
         self._put(program, chosen, table, scales, own, on, weights)
 
-    def _found(self, program: Program, table: Rules, context: Context) -> Sequence[Layer | None]:
-        made: list[Layer | None] = []
+    def _found(self, program: Program, table: Rules, context: Context) -> list[Layer]:
+        made = []
         for node, found in candidates(program, table):
             if isinstance(found, str):
                 context.skip(node, found)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -16,7 +15,7 @@ from tersor.passes._weights import share_weight_nodes, shared_with
 from tersor.program import Program
 from tersor.quant.grid import grid
 from tersor.quant.smooth import Moments, Smoothing, smooth
-from tersor.rewrite import insert_weight
+from tersor.rewrite_arguments import set_constant
 from tersor.rewrite_values import arguments, fake, key
 
 NORMS = ("layer_norm", "rms_norm")
@@ -129,11 +128,4 @@ def _apply(program: Program, node: fx.Node, scale: Tensor) -> None:
 
 
 def _set(program: Program, node: fx.Node, name: str, value: Tensor) -> None:
-    names: Sequence[str] = list(arguments(node))
-    old, place = arguments(node)[name], names.index(name)
-    label = str(old.target) if isinstance(old, fx.Node) else f"{node.name}_{name}"
-    fresh = insert_weight(program, node, label, value.to(fake(node).dtype).contiguous())
-    if len(node.args) > place:
-        node.update_arg(place, fresh)
-    else:
-        node.update_kwarg(name, fresh)
+    set_constant(program, node, name, value.to(fake(node).dtype).contiguous(), f"{node.name}_{name}")

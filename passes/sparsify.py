@@ -6,21 +6,23 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor, fx
+from torch import Tensor
 
-from tersor.calibrate import Tap, statistics
+from tersor.calibrate import statistics
 from tersor.context import Context
 from tersor.convolution import CONVOLUTIONS
+from tersor.factor.components import input_tap
 from tersor.factor.layers import Layer, layers
+from tersor.factor.least_squares import residual
 from tersor.factor.options import count
 from tersor.program import Program
 from tersor.rewrite import insert_weight
-from tersor.rewrite_values import arguments, fake
+from tersor.rewrite_arguments import set_argument
+from tersor.rewrite_values import arguments
 from tersor.sparse import masks
 from tersor.sparse.icbs import refine
 from tersor.sparse.layout import as_matrix, as_moments, as_weight
 from tersor.sparse.pattern import Pattern, parse
-from tersor.sparse.quadratic import error
 from tersor.sparse.sparsegpt import sparsegpt
 from tersor.target import Target
 
@@ -70,7 +72,7 @@ class Sparsify:
         for layer, gram in zip(chosen, _moments(program, chosen, context), strict=True):
             matrix = as_matrix(layer.weight).double()
             made = self._pruned(matrix, gram, pattern)
-            lost = float(error(matrix, made, gram).sum() / ((matrix @ gram) * matrix).sum().clamp_min(1e-300))
+            lost = float(residual(matrix, made, gram).sum() / ((matrix @ gram) * matrix).sum().clamp_min(1e-300))
             if context.take(layer.node, f"{pattern}, {lost:.1%} of the output's energy lost"):
                 _put(program, layer, as_weight(made, layer.weight.shape))
         program.prune_weights()
@@ -99,7 +101,7 @@ class Sparsify:
 
 def _moments(program: Program, chosen: Sequence[Layer], context: Context) -> list[Tensor]:
     """Second moments of what each layer reads, in the order of its matrix."""
-    taps = [Tap(layer.name, layer.source.name, _channel(layer)) for layer in chosen]
+    taps = [input_tap(layer) for layer in chosen]
     inputs = context.calibration or (program.inputs,)
     if not chosen:
         return []
@@ -113,13 +115,7 @@ def _moments(program: Program, chosen: Sequence[Layer], context: Context) -> lis
     return found
 
 
-def _channel(layer: Layer) -> int:
-    return int(fake(layer.source).dim() - 1 - max(layer.weight.dim() - 2, 0))
-
-
 def _put(program: Program, layer: Layer, weight: Tensor) -> None:
-    old = arguments(layer.node)["weight"]
-    assert isinstance(old, fx.Node)
-    name = list(arguments(layer.node)).index("weight")
-    made = weight.to(layer.weight.dtype).contiguous()
-    layer.node.update_arg(name, insert_weight(program, layer.node, f"{old.target}_sparse", made))
+    name = f"{arguments(layer.node)['weight'].target}_sparse"
+    made = insert_weight(program, layer.node, name, weight.to(layer.weight.dtype).contiguous())
+    set_argument(layer.node, "weight", made)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import fx
 
 from tersor.axes.analysis import Axes
 from tersor.axes.select import Kept, indices, touched
 from tersor.axes.terms import Axis
 from tersor.errors import RewriteError
 from tersor.program import Program
-from tersor.rewrite_values import arguments
+from tersor.rewrite_arguments import set_argument
 
 _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 """Whether these are possible depends on strides, which depend on sizes: `reshape` always is."""
@@ -66,18 +65,3 @@ def narrowed(value: torch.Tensor, dims: Any, kept: Kept) -> torch.Tensor:
         if touched(term, kept):
             value = value.index_select(dim, indices(term, kept).to(value.device))
     return value.detach()
-
-
-def set_argument(node: fx.Node, name: str, value: Any) -> None:
-    """Change one argument by its schema name, if it differs; entries of a list that are None stay."""
-    given = arguments(node).get(name)
-    if isinstance(value, list) and isinstance(given, list | tuple):
-        value = [old if new is None else new for old, new in zip(given, value, strict=True)]
-    if given == value:
-        return
-    names = [item.name for item in node.target._schema.arguments]  # type: ignore[union-attr]
-    place = names.index(name)
-    if place < len(node.args):
-        node.update_arg(place, value)
-    else:
-        node.update_kwarg(name, value)

@@ -12,11 +12,12 @@ from torch import fx
 from tersor.axes.analysis import Axes
 from tersor.axes.flow import Contraction, Literal, Value
 from tersor.axes.meaning import result as result_name
-from tersor.axes.remove import narrowed, set_argument
+from tersor.axes.remove import narrowed
 from tersor.axes.select import Kept, indices, touched
 from tersor.axes.terms import size
 from tersor.interface import Flat
 from tersor.program import Program
+from tersor.rewrite_arguments import set_argument
 
 
 def zeroed(program: Program, axes: Axes, kept: Kept, inputs: Sequence[torch.Tensor]) -> Flat:

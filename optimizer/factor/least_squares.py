@@ -94,6 +94,14 @@ def refit_on(weight: Tensor, covariance: Tensor, features: Tensor) -> Tensor:
 
 
 def residual(weight: Tensor, other: Tensor, covariance: Tensor) -> Tensor:
-    """(q,) mean square of each row's error between two (q, n) maps for inputs of a given covariance."""
-    gap = weight.double() - other
-    return ((gap @ covariance) * gap).sum(1).clamp(min=0)
+    """What another map loses: ``E[(w x - v x)^2]`` of each row, float64 [..., out]; a sum where the moments are one.
+
+    Args:
+        weight, other: [..., out, in].
+        covariance: second moments of the inputs, or a multiple, [..., in, in].
+
+    >>> residual(torch.tensor([[3.0, 1.0]]), torch.tensor([[3.0, 0.0]]), torch.eye(2)).tolist()
+    [1.0]
+    """
+    gap = weight.double() - other.double()
+    return ((gap @ covariance.double()) * gap).sum(-1).clamp_min(0)

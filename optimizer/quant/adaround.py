@@ -1,6 +1,6 @@
 """AdaRound: each weight rounded up or down, learnt together so that the errors of the outputs cancel.
 
-Weights and Gram matrices are as in `tersor.quant.gptq`.
+Weights and Gram matrices are as in `tersor.quant.levels`.
 """
 
 from __future__ import annotations
@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tersor.errors import UsageError
+from tersor.factor.least_squares import residual
 from tersor.progress import Progress, Silent
 from tersor.quant.grid import Grid, grid
-from tersor.quant.levels import Levels, better, checked, error, nearest, wide
+from tersor.quant.levels import Levels, better, checked, nearest, wide
 
 LOW, HIGH = -0.1, 1.1
 """The sigmoid is stretched to this range and cut at 0 and 1, so that both are reached (equation 23 of the paper)."""
@@ -112,7 +113,7 @@ def _posed(weight: Tensor, gram: Tensor, plain: Levels, step: Tensor, below: Ten
     unit = step.amax(-1, keepdim=True)
     energy = gram.diagonal(dim1=-2, dim2=-1).amax(-1)[..., None, None]
     energy = torch.where(energy > 0, energy, 1.0)
-    reference = error(weight / unit, plain.values.double() / unit, gram / energy)[..., None]
+    reference = residual(weight / unit, plain.values.double() / unit, gram / energy)[..., None]
     # Beyond this nothing is left to gain, and squares of slopes would leave float32.
     share = torch.where(reference > 0, 1 / reference, 0.0).clamp_max(1e15)
     rest = weight / step - (below.clamp(on.lowest, on.highest) - wide(plain.zero, weight.shape[-1]))

@@ -1,6 +1,6 @@
 """AWQ: scales of input channels, and clipped ranges of weights, that cost the outputs least; found on a Gram matrix.
 
-Weights and Gram matrices are as in `tersor.quant.gptq`. Layers that read the same inputs are put one below the other.
+Weights and Gram matrices are as in `tersor.quant.levels`. Layers that read the same inputs are put one below the other.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from tersor.errors import UsageError
+from tersor.factor.least_squares import residual
 from tersor.quant.grid import Grid, affine, grid, grouped, rounded
-from tersor.quant.levels import checked, error, min_max, nearest, wide
+from tersor.quant.levels import checked, min_max, nearest, wide
 
 STEPS = 20
 """Exponents other than zero that the search tries (the paper's number), and shares of a range that clipping tries."""
@@ -89,7 +90,7 @@ def awq(
     def cost(factors: Tensor) -> float:
         spread = wide(factors, real.shape[-1])[..., None, :]
         made = nearest(real * spread, *min_max(real * spread, on, group=group, symmetric=symmetric), on)
-        return float(error(real, made.values.double() / spread, gram).sum())
+        return float(residual(real, made.values.double() / spread, gram).sum())
 
     best = before = cost(torch.ones_like(given))
     scale, chosen = torch.ones_like(given), 0.0
@@ -150,7 +151,7 @@ def clip(
     size = real.shape[-1] if group is None else group
     scale, zero = min_max(real, on, group=group, symmetric=symmetric)
     gap = nearest(real, scale, zero, on).values - real
-    before = error(gap, torch.zeros_like(gap), gram)
+    before = residual(gap, torch.zeros_like(gap), gram)
     low, high = grouped(real, size).aminmax(dim=-1)
     for index in range(real.shape[-1] // size):
         part = slice(index * size, (index + 1) * size)
@@ -167,7 +168,7 @@ def clip(
             gap[..., part] = torch.where(wins[..., None], tried, gap[..., part])
             scale[..., index] = torch.where(wins, step, scale[..., index])
             zero[..., index] = torch.where(wins, origin, zero[..., index])
-    return Clipping(scale, zero, before, error(gap, torch.zeros_like(gap), gram))
+    return Clipping(scale, zero, before, residual(gap, torch.zeros_like(gap), gram))
 
 
 def _cost(gap: Tensor, inner: Tensor, pull: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from tersor.program import Program
 from tersor.quant.grid import Grid, quantize
 from tersor.quant.weights import Whole
 from tersor.rewrite import insert_call, insert_weight
+from tersor.rewrite_arguments import set_argument
 from tersor.rewrite_values import arguments
 
 Q = torch.ops.quantized_decomposed
@@ -43,19 +44,17 @@ def put_bias(program: Program, node: fx.Node, made: Whole, scale: Tensor | None)
     With ``scale``, that of the layer's input, the bias is stored as 32-bit integers, whose scale is that of the
     products that they are added to; else in floating point.
     """
-    source, names = arguments(node)["bias"], arguments(node)
-    value = program.weight(source)
-    if value is None and made.shift is None:
-        return
-    shifted = (0.0 if value is None else value.double()) - (0.0 if made.shift is None else made.shift)
-    path = f"{arguments(node)['weight'].target}_bias" if value is None else str(source.target)
+    given = arguments(node)
+    value = program.weight(given["bias"])
+    shifted = (0.0 if value is None else value.double()) - made.shift
+    path = f"{given['weight'].target}_bias" if value is None else str(given["bias"].target)
     if scale is None:
-        fresh = insert_weight(program, node, f"{path}_shifted", torch.as_tensor(shifted).to(torch.float32))
-        _argument(node, list(names).index("bias"), fresh)
+        fresh = insert_weight(program, node, f"{path}_shifted", shifted.to(torch.float32))
+        set_argument(node, "bias", fresh)
         return
     step = scale * made.scale
     zero = torch.zeros_like(made.zero)
-    _put(program, node, "bias", path, quantize(torch.as_tensor(shifted), step, zero, INT32), step, zero, INT32)
+    _put(program, node, "bias", path, quantize(shifted, step, zero, INT32), step, zero, INT32)
 
 
 def _put(
@@ -69,12 +68,4 @@ def _put(
     back = insert_call(
         node, Q.dequantize_per_channel.default, (*constants, 0, on.lowest, on.highest, on.dtype), like=node
     )
-    _argument(node, list(arguments(node)).index(name), back)
-
-
-def _argument(node: fx.Node, place: int, value: fx.Node) -> None:
-    names = list(arguments(node))
-    if len(node.args) > place:
-        node.update_arg(place, value)
-    else:
-        node.update_kwarg(names[place], value)
+    set_argument(node, name, back)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tersor.errors import InputError, UsageError
+from tersor.factor.least_squares import residual
 from tersor.quant.grid import Grid, affine, dequantize, grouped, quantize
 
 
@@ -57,15 +58,9 @@ def nearest(weight: Tensor, scale: Tensor, zero: Tensor, on: Grid) -> Levels:
     return Levels(quantize(weight, wide(scale, inputs), wide(zero, inputs), on), scale, zero)
 
 
-def error(weight: Tensor, other: Tensor, gram: Tensor) -> Tensor:
-    """Squared error of each output, ``(w - v)^T H (w - v)``, float64 [..., out]; a sum or a mean as ``gram`` is."""
-    gap = weight.double() - other.double()
-    return ((gap @ gram.double()) * gap).sum(-1).clamp_min(0)
-
-
 def better(weight: Tensor, gram: Tensor, first: Levels, second: Levels) -> Levels:
     """For each output the one of two with less error; the first where they are even."""
-    wins = (error(weight, second.values, gram) < error(weight, first.values, gram))[..., None]
+    wins = (residual(weight, second.values, gram) < residual(weight, first.values, gram))[..., None]
     pairs = ((first.level, second.level), (first.scale, second.scale), (first.zero, second.zero))
     return Levels(*(torch.where(wins, new, old) for old, new in pairs))
 

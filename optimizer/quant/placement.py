@@ -24,7 +24,7 @@ class Rules:
         fused: activations that are computed in the same kernel as the layer before them.
         moved: give out numbers that they took in, so that the same scale serves before and after.
         joined: have integer kernels of their own.
-        activations, weights: formats, see `tersor.quant.grid`.
+        activations: format of activations, see `tersor.quant.grid`.
         source: where that is written.
     """
 
@@ -34,7 +34,6 @@ class Rules:
     moved: tuple[str, ...]
     joined: tuple[str, ...]
     activations: str
-    weights: str
     source: str
 
 
@@ -46,7 +45,6 @@ RULES = {
         moved=_MOVED,
         joined=("add", "mul", "cat", "avg_pool2d", "leaky_relu", "sigmoid"),
         activations="uint8",
-        weights="int8",
         source="ONNX Runtime, core/optimizer/qdq_transformer/selectors_actions/qdq_selector_action_transformer.cc",
     ),
     "openvino": Rules(
@@ -56,7 +54,6 @@ RULES = {
         moved=_MOVED,
         joined=("add", "mul", "cat", "avg_pool2d"),
         activations="uint8",
-        weights="int8",
         source="OpenVINO, low precision transformations (docs: plugin transformation pipeline)",
     ),
 }
@@ -66,8 +63,8 @@ RULES = {
 def rules(backend: str) -> Rules:
     """The table of a backend; raises UsageError with the nearest that has one.
 
-    >>> rules("onnxruntime").weights
-    'int8'
+    >>> rules("onnxruntime").activations
+    'uint8'
     """
     if backend not in RULES:
         near = get_close_matches(backend, RULES, n=1)

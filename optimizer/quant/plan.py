@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
+import torch
 from torch import Tensor, fx
 
 from tersor.program import Program
@@ -61,7 +62,7 @@ def _layer(program: Program, node: fx.Node, rules: Rules) -> Layer | str:
     if weight is None or (given["bias"] is not None and program.weight(given["bias"]) is None):
         return "its weight or bias is computed in the graph"
     found = tensor(source)
-    if found is None or str(found.dtype) != "torch.float32" or str(weight.dtype) != "torch.float32":
+    if found is None or found.dtype != torch.float32 or weight.dtype != torch.float32:
         return f"it computes in {weight.dtype}"
     if not bool(weight.isfinite().all()):
         return "its weight is not finite"

@@ -33,13 +33,13 @@ class Whole:
     Attributes:
         level: of the weight's shape.
         scale, zero: one per output, [out].
-        shift: what rounding adds to each output on average, float64 [out]; None where that was not measured.
+        shift: what rounding adds to each output on average, float64 [out].
     """
 
     level: Tensor
     scale: Tensor
     zero: Tensor
-    shift: Tensor | None = None
+    shift: Tensor
 
     @property
     def values(self) -> Tensor:
@@ -76,8 +76,8 @@ def _of_layer(layer: Layer, on: Grid, rounding: str, seen: Statistics, seed: int
     levels = _rounded(stacked, scale, zero, on, rounding, seen, seed)
     level, mean = levels.level.reshape(layer.weight.shape), seen.mean if seen.gram is None else seen.gram_mean
     assert mean is not None
-    whole = Whole(level, levels.scale.flatten(), levels.zero.flatten())
-    return Whole(level, whole.scale, whole.zero, expected_shift(layer.weight, whole.values, mean, groups=groups))
+    shift = expected_shift(layer.weight, levels.values.reshape(layer.weight.shape), mean, groups=groups)
+    return Whole(level, levels.scale.flatten(), levels.zero.flatten(), shift)
 
 
 def _rounded(

@@ -9,8 +9,8 @@ from torch import Tensor, fx
 
 from tersor.convolution import EVERY, Window, window
 from tersor.program import Program
-from tersor.recover.constants import set_constant
 from tersor.recover.patches import patches
+from tersor.rewrite_arguments import set_constant
 from tersor.rewrite_values import arguments, key
 
 

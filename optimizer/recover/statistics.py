@@ -10,11 +10,11 @@ import torch
 from torch import Tensor, fx
 
 from tersor.program import Program
-from tersor.recover.constants import set_constant
 from tersor.recover.least_squares import UNHARMED, LeastSquares
 from tersor.recover.lockstep import Meeting
 from tersor.recover.records import LayerRecord
 from tersor.recover.samples import Samples
+from tersor.rewrite_arguments import set_constant
 from tersor.rewrite_values import arguments, key
 
 BIAS_ONLY = (math.inf,)

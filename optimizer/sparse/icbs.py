@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from tersor.errors import UsageError
+from tersor.factor.least_squares import residual
 from tersor.sparse.pattern import Pattern, conforms, every_choice
-from tersor.sparse.quadratic import error, factor, moments
+from tersor.sparse.quadratic import factor, moments
 from tersor.sparse.refit import LIMIT, solved
 
 _ENTRIES = 1 << 23
@@ -85,7 +86,7 @@ def refine(
     last = _Course(
         first.weight, torch.cat([part.mask for part, _ in done]), torch.cat([part.value for part, _ in done])
     )
-    before, after = error(first.weight, first.value, second), error(last.weight, last.value, second)
+    before, after = residual(first.weight, first.value, second), residual(last.weight, last.value, second)
     worse = (after > before)[:, None]
     return Refined(
         torch.where(worse, first.value, last.value).to(weight.dtype),

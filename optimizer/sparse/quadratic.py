@@ -39,16 +39,6 @@ def moments(weight: Tensor, gram: Tensor, damping: float) -> Tensor:
     return second + torch.diag(dead * (_DEAD * gram.diagonal().mean().clamp_min(torch.finfo(torch.float32).tiny)))
 
 
-def error(weight: Tensor, other: Tensor, second: Tensor) -> Tensor:
-    """What replacing a weight ``[out, in]`` by another one costs: E[(w - v)·x]² of each row, float64 ``[out]``.
-
-    >>> error(torch.tensor([[3.0, 1.0]]), torch.tensor([[3.0, 0.0]]), torch.eye(2).double()).tolist()
-    [1.0]
-    """
-    gap = weight.double() - other.double()
-    return ((gap @ second) * gap).sum(1).clamp_min(0)
-
-
 def inverse(second: Tensor) -> Tensor:
     """The inverse of second moments; raises UsageError where they are singular."""
     return torch.cholesky_inverse(factor(second))

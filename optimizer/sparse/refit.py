@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from tersor.errors import UsageError
-from tersor.sparse.quadratic import error, factor, moments
+from tersor.factor.least_squares import residual
+from tersor.sparse.quadratic import factor, moments
 
 LIMIT = 5e10
 """Multiplications that exact solutions may cost, ten seconds of a CPU's core; beyond, they are iterated towards."""
@@ -64,7 +65,7 @@ def solved(
     first = (weight if start is None else start.double()).masked_fill(~mask, 0)
     groups = list(_shared(mask)) if limit > 0 and cost(mask) <= limit else []
     found = _exact(weight, groups, second) if groups else _iterated(weight, mask, second, first, steps)
-    worse = error(weight, found, second) > error(weight, first, second)
+    worse = residual(weight, found, second) > residual(weight, first, second)
     return torch.where(worse[:, None], first, found)
 
 

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from tersor.errors import InputError, UsageError
+from tersor.factor.least_squares import residual
 from tersor.progress import Silent
 from tersor.quant.adaround import HIGH, LOW, Course, _posed, adaround, descend
 from tersor.quant.awq import clip
 from tersor.quant.gptq import gptq
 from tersor.quant.grid import grid
-from tersor.quant.levels import error, min_max, nearest, wide
+from tersor.quant.levels import min_max, nearest, wide
 
 INT4 = grid("int4")
 SHORT = Course(iterations=300)
@@ -47,8 +48,8 @@ def test_near_the_best_of_all_roundings(inputs: int, exact: float, excess: float
         scale, zero = min_max(weight, INT4)
         least = exhaustive(weight, gram, scale)
         learnt = adaround(weight, gram, scale, zero, "int4", course=SHORT)
-        found.append(error(weight, learnt.values, gram) / least)
-        plain.append(error(weight, nearest(weight, scale, zero, INT4).values, gram) / least)
+        found.append(residual(weight, learnt.values, gram) / least)
+        plain.append(residual(weight, nearest(weight, scale, zero, INT4).values, gram) / least)
     ours, theirs = torch.cat(found), torch.cat(plain)
     assert bool((ours <= theirs).all())
     assert float(ours.mean()) < excess and float((ours < 1.0001).double().mean()) > exact
@@ -61,7 +62,7 @@ def test_learning_alone_is_better_than_nearest_and_descent_better_still() -> Non
     scale, zero = min_max(weight, INT4)
     plain = nearest(weight, scale, zero, INT4)
     both, only, none = (
-        float(error(weight, levels.values, gram).sum())
+        float(residual(weight, levels.values, gram).sum())
         for levels in (adaround(weight, gram, scale, zero, "int4"), descend(weight, gram, plain, INT4), plain)
     )
     assert both < 0.95 * only < 0.7 * none
@@ -78,8 +79,10 @@ def test_never_worse_than_nearest(name: str, group: int | None, symmetric: bool)
     ):
         found = adaround(weight, gram, scale, zero, name, course=SHORT)
         plain = nearest(weight, scale, zero, on)
-        assert bool((error(weight, found.values, gram) <= error(weight, plain.values, gram)).all())
-        assert float(error(weight, found.values, gram).sum()) < 0.98 * float(error(weight, plain.values, gram).sum())
+        assert bool((residual(weight, found.values, gram) <= residual(weight, plain.values, gram)).all())
+        assert float(residual(weight, found.values, gram).sum()) < 0.98 * float(
+            residual(weight, plain.values, gram).sum()
+        )
         assert int(found.level.min()) >= on.lowest and int(found.level.max()) <= on.highest
 
 
@@ -91,7 +94,7 @@ def test_the_slope_is_the_derivative() -> None:
     up = torch.rand(3, 6, dtype=torch.float64, generator=torch.Generator().manual_seed(0)).requires_grad_()
     made = ((below + up).clamp(-8, 7)) * step
     gap = made - weight
-    loss = (((gap @ gram) * gap).sum(-1) / error(weight, plain.values, gram)).sum()
+    loss = (((gap @ gram) * gap).sum(-1) / residual(weight, plain.values, gram)).sum()
     (wanted,) = torch.autograd.grad(loss, up)
     found = _posed(weight, gram, plain, step, below, INT4).slope(up.detach().float())
     clipped = (below < -8) | (below >= 7)
@@ -114,7 +117,7 @@ def test_seed_and_iterations() -> None:
     nothing = adaround(weight, gram, scale, zero, "int4", course=Course(iterations=0))
     plain = nearest(weight, scale, zero, INT4)
     torch.testing.assert_close(
-        error(weight, nothing.values, gram), error(weight, descend(weight, gram, plain, "int4").values, gram)
+        residual(weight, nothing.values, gram), residual(weight, descend(weight, gram, plain, "int4").values, gram)
     )
 
 
@@ -135,7 +138,7 @@ def test_identical_inputs_share_the_rounding_error() -> None:
     weight, gram = torch.full((1, 4), 1.25), torch.ones(4, 4)
     scale, zero = torch.ones(1, 1), torch.zeros(1, 1, dtype=torch.int32)
     found = adaround(weight, gram, scale, zero, "int4", course=SHORT)
-    assert float(found.values.sum()) == 5.0 and float(error(weight, found.values, gram)) == 0.0
+    assert float(found.values.sum()) == 5.0 and float(residual(weight, found.values, gram)) == 0.0
 
 
 def test_dead_inputs_no_data_and_batches() -> None:
@@ -144,7 +147,7 @@ def test_dead_inputs_no_data_and_batches() -> None:
     scale, zero = min_max(weight, INT4, group=3)
     found, plain = adaround(weight, gram, scale, zero, "int4", course=SHORT), nearest(weight, scale, zero, INT4)
     assert torch.equal(found.level[0, :, 2], plain.level[0, :, 2])
-    assert bool((error(weight, found.values, gram) <= error(weight, plain.values, gram)).all())
+    assert bool((residual(weight, found.values, gram) <= residual(weight, plain.values, gram)).all())
     nothing = adaround(weight, torch.zeros(2, 6, 6), scale, zero, "int4", course=SHORT)
     assert torch.equal(nothing.level, plain.level)
     flat = torch.zeros(2, 6)
@@ -162,7 +165,7 @@ def test_ill_conditioned_and_far_from_one(size: float) -> None:
     scale, zero = min_max(weight, INT4)
     found = adaround(weight, gram, scale, zero, "int4", course=SHORT)
     least, plain = exhaustive(weight, gram, scale), nearest(weight, scale, zero, INT4)
-    ratios = [float((error(weight, levels.values, gram) / least).mean()) for levels in (found, plain)]
+    ratios = [float((residual(weight, levels.values, gram) / least).mean()) for levels in (found, plain)]
     assert ratios[0] < 0.3 * ratios[1]
 
 
@@ -170,13 +173,13 @@ def test_descent_improves_what_gptq_found_down_to_single_moves() -> None:
     weight, gram = normal(12, 32), correlated(32)
     start = gptq(weight, gram, "int4", ranges=(lambda c: (c.scale, c.zero))(clip(weight, gram, "int4")))
     found = descend(weight, gram, start, "int4")
-    before, after = error(weight, start.values, gram), error(weight, found.values, gram)
+    before, after = residual(weight, start.values, gram), residual(weight, found.values, gram)
     assert bool((after <= before).all()) and float(after.sum()) < 0.98 * float(before.sum())
     for row, column, way in itertools.product(range(3), range(32), (-1, 1)):
         moved = found.level.clone()
         moved[row, column] += way
         if -8 <= int(moved[row, column]) <= 7:
-            assert error(weight, moved * found.scale, gram)[row] >= after[row] * (1 - 1e-6)
+            assert residual(weight, moved * found.scale, gram)[row] >= after[row] * (1 - 1e-6)
 
 
 def test_what_is_refused() -> None:

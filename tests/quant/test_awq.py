@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from tersor.errors import InputError, UsageError
+from tersor.factor.least_squares import residual
 from tersor.quant.awq import STEPS, awq, clip
 from tersor.quant.grid import affine, grid, rounded
-from tersor.quant.levels import error, min_max, nearest
+from tersor.quant.levels import min_max, nearest
 
 INT4 = grid("int4")
 
@@ -82,7 +83,7 @@ def test_clipping_one_group_is_a_plain_search() -> None:
         every = []
         for share in torch.linspace(1.0, 0.5, STEPS + 1).tolist():
             scale, zero = affine(low * share, high * share, INT4, symmetric=symmetric)
-            every.append(error(weight, rounded(weight, scale[:, None], zero[:, None], INT4), gram))
+            every.append(residual(weight, rounded(weight, scale[:, None], zero[:, None], INT4), gram))
         found = clip(weight, gram, "int4", symmetric=symmetric)
         torch.testing.assert_close(found.before, every[0])
         torch.testing.assert_close(found.after, torch.stack(every).amin(0), rtol=1e-6, atol=0)
@@ -95,7 +96,7 @@ def test_clipping_groups_never_raises_the_error(group: int) -> None:
     found = clip(weight, gram, "int4", group=group)
     made = nearest(weight, found.scale, found.zero, INT4)
     assert found.scale.shape == (9, 16 // group)
-    torch.testing.assert_close(found.after, error(weight, made.values, gram))
+    torch.testing.assert_close(found.after, residual(weight, made.values, gram))
     assert bool((found.after <= found.before * (1 + 1e-9)).all())
     if group > 1:
         assert float(found.after.sum()) < 0.95 * float(found.before.sum())
@@ -106,7 +107,7 @@ def test_clipping_a_group_minds_the_errors_of_the_others() -> None:
     weight, gram = normal(20, 8), torch.ones(8, 8, dtype=torch.float64)
     together = clip(weight, gram, "int4", group=2)
     apart = clip(weight, torch.block_diag(*[gram[:2, :2]] * 4), "int4", group=2)
-    alone = error(weight, nearest(weight, apart.scale, apart.zero, INT4).values, gram)
+    alone = residual(weight, nearest(weight, apart.scale, apart.zero, INT4).values, gram)
     assert float(together.after.sum()) < 0.5 * float(alone.sum())
 
 

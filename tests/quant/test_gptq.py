@@ -11,9 +11,10 @@ from torch import Tensor
 
 import tersor.quant.gptq as module
 from tersor.errors import InputError, UsageError
+from tersor.factor.least_squares import residual
 from tersor.quant.gptq import gptq
 from tersor.quant.grid import Grid, dequantize, grid, quantize
-from tersor.quant.levels import Levels, better, error, min_max, nearest, wide
+from tersor.quant.levels import Levels, better, min_max, nearest, wide
 
 INT4 = grid("int4")
 
@@ -78,7 +79,7 @@ def test_blocks_do_not_change_the_result(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_the_error_is_that_of_the_outputs() -> None:
     weight, other, x = normal(5, 7), normal(5, 7, seed=3), rows(30, 7)
-    torch.testing.assert_close(error(weight, other, x.T @ x), (x @ (weight - other).T).square().sum(0))
+    torch.testing.assert_close(residual(weight, other, x.T @ x), (x @ (weight - other).T).square().sum(0))
 
 
 @pytest.mark.parametrize("actorder", [True, False])
@@ -89,8 +90,8 @@ def test_it_is_much_better_than_nearest_and_never_worse(actorder: bool, group: i
         weight, x = normal(16, 32, seed=seed), rows(200, 32, seed=100 + seed)
         gram = x.T @ x
         plain = nearest(weight, *min_max(weight, INT4, group=group), INT4)
-        found = error(weight, gptq(weight, gram, "int4", group=group, actorder=actorder).values, gram)
-        limit = error(weight, plain.values, gram)
+        found = residual(weight, gptq(weight, gram, "int4", group=group, actorder=actorder).values, gram)
+        limit = residual(weight, plain.values, gram)
         assert bool((found <= limit).all())
         assert float(found.sum()) < 0.75 * float(limit.sum())
         improved, outputs = improved + int((found < limit).sum()), outputs + 16
@@ -115,7 +116,7 @@ def test_two_inputs_are_optimal_where_that_can_be_proved() -> None:
             continue
         proved += 1
         found = gptq(weight, gram, "int4", actorder=False, damping=1e-9, ranges=(scale, zero))
-        torch.testing.assert_close(error(weight, found.values, gram)[0], error(weight, every, gram).min())
+        torch.testing.assert_close(residual(weight, found.values, gram)[0], residual(weight, every, gram).min())
     assert proved > 30
 
 
@@ -187,7 +188,7 @@ def test_ill_conditioned_and_singular(damping: float, group: int | None) -> None
         for actorder in (True, False):
             found = gptq(weight, gram, "int4", damping=damping, group=group, actorder=actorder)
             plain = nearest(weight, *min_max(weight, INT4, group=group), INT4)
-            assert bool((error(weight, found.values, gram) <= error(weight, plain.values, gram)).all())
+            assert bool((residual(weight, found.values, gram) <= residual(weight, plain.values, gram)).all())
             assert bool(found.scale.isfinite().all())
 
 

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tersor.errors import UsageError
+from tersor.factor.least_squares import residual
 from tersor.sparse import icbs
 from tersor.sparse.icbs import refine
 from tersor.sparse.masks import best, magnitude
 from tersor.sparse.pattern import Pattern, conforms, is_pattern
-from tersor.sparse.quadratic import error, moments
+from tersor.sparse.quadratic import moments
 from tersor.sparse.refit import refit
 from tersor.sparse.sparsegpt import sparsegpt
 from tests.sparse.problems import every_mask, fitted, mean_square, problem
@@ -28,8 +29,8 @@ def test_it_is_never_worse_than_its_start(seed: int, pattern: Pattern, refitted:
     second = moments(weight, gram, 0.01)
     assert conforms(found.mask, pattern) and is_pattern(found.weight, pattern)
     assert bool((found.after <= found.before).all())
-    torch.testing.assert_close(error(weight, found.weight, second), found.after)
-    torch.testing.assert_close(error(weight, weight * magnitude(weight, pattern), second), found.before)
+    torch.testing.assert_close(residual(weight, found.weight, second), found.after)
+    torch.testing.assert_close(residual(weight, weight * magnitude(weight, pattern), second), found.before)
 
 
 def test_its_start_may_be_sparsegpts_weights() -> None:
@@ -37,9 +38,9 @@ def test_its_start_may_be_sparsegpts_weights() -> None:
     pruned = sparsegpt(weight, gram, TWO_FOUR)
     found = refine(weight, pruned.mask, gram, TWO_FOUR, start=pruned.weight)
     second = moments(weight, gram, 0.01)
-    torch.testing.assert_close(found.before, error(weight, pruned.weight, second))
+    torch.testing.assert_close(found.before, residual(weight, pruned.weight, second))
     assert bool((found.after <= found.before).all())
-    assert float(found.after.sum()) < float(error(weight, refit(weight, pruned.mask, gram), second).sum())
+    assert float(found.after.sum()) < float(residual(weight, refit(weight, pruned.mask, gram), second).sum())
 
 
 @pytest.mark.parametrize("refitted", [True, False])
@@ -77,7 +78,7 @@ def test_several_blocks_come_near_the_best_there_is() -> None:
     second = moments(weight, gram, 0.01)
     costs = []
     for mask in every_mask(12, TWO_FOUR):
-        costs.append(error(weight, refit(weight, mask.expand_as(weight), gram), second))
+        costs.append(residual(weight, refit(weight, mask.expand_as(weight), gram), second))
     least = torch.stack(costs).min(0).values
     found = refine(weight, sparsegpt(weight, gram, TWO_FOUR).mask, gram, TWO_FOUR)
     assert bool((found.after >= least - 1e-9).all())

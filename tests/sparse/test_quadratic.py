@@ -6,15 +6,16 @@ import pytest
 import torch
 
 from tersor.errors import UsageError
-from tersor.sparse.quadratic import error, inverse, moments
+from tersor.factor.least_squares import residual
+from tersor.sparse.quadratic import inverse, moments
 from tests.sparse.problems import mean_square, problem
 
 
 def test_the_error_is_that_of_the_outputs() -> None:
     weight, x, gram = problem(5, 12)
     other = weight * (weight.abs() > 0.5)
-    torch.testing.assert_close(error(weight, other, gram), mean_square(x, weight, other))
-    torch.testing.assert_close(error(weight, other, moments(weight, gram, 0.0)), mean_square(x, weight, other))
+    torch.testing.assert_close(residual(weight, other, gram), mean_square(x, weight, other))
+    torch.testing.assert_close(residual(weight, other, moments(weight, gram, 0.0)), mean_square(x, weight, other))
 
 
 def test_damping_is_relative_and_spares_what_is_never_active() -> None:

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from tersor.errors import UsageError
+from tersor.factor.least_squares import residual
 from tersor.sparse.masks import magnitude
 from tersor.sparse.pattern import Pattern
-from tersor.sparse.quadratic import error, moments
+from tersor.sparse.quadratic import moments
 from tersor.sparse.refit import cost, refit
 from tests.sparse.problems import fitted, mean_square, problem
 
@@ -46,10 +47,12 @@ def test_beyond_the_limit_it_comes_near_and_never_rises() -> None:
     weight, _, gram = problem(8, 32)
     mask = magnitude(weight, Pattern(2, 4))
     second = moments(weight, gram, 0.01)
-    errors = [error(weight, refit(weight, mask, gram, limit=0, steps=steps), second) for steps in (0, 1, 2, 4, 8, 64)]
+    errors = [
+        residual(weight, refit(weight, mask, gram, limit=0, steps=steps), second) for steps in (0, 1, 2, 4, 8, 64)
+    ]
     assert all(bool((late <= early + 1e-12).all()) for early, late in itertools.pairwise(errors))
-    torch.testing.assert_close(errors[-1], error(weight, refit(weight, mask, gram), second))
-    torch.testing.assert_close(errors[0], error(weight, weight * mask, second))
+    torch.testing.assert_close(errors[-1], residual(weight, refit(weight, mask, gram), second))
+    torch.testing.assert_close(errors[0], residual(weight, weight * mask, second))
 
 
 def test_a_start_is_gone_on_from() -> None:

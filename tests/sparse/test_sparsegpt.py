@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from tersor.errors import UsageError
+from tersor.factor.least_squares import residual
 from tersor.quant.grid import dequantize, grid, quantize, spread
 from tersor.sparse.masks import magnitude
 from tersor.sparse.pattern import Pattern, conforms, is_pattern
-from tersor.sparse.quadratic import error, moments
+from tersor.sparse.quadratic import moments
 from tersor.sparse.refit import refit
 from tersor.sparse.sparsegpt import Levels, sparsegpt
 from tests.sparse.problems import every_mask, problem
@@ -51,10 +52,10 @@ def test_in_one_block_no_other_mask_does_better(pattern: Pattern) -> None:
     second = moments(weight, gram, 0.01)
     found = sparsegpt(weight, gram, pattern)
     costs = [
-        error(weight, by_inverses(weight, second, mask.expand_as(weight)), second)
+        residual(weight, by_inverses(weight, second, mask.expand_as(weight)), second)
         for mask in every_mask(pattern.m, pattern)
     ]
-    torch.testing.assert_close(error(weight, found.weight, second), torch.stack(costs).min(0).values)
+    torch.testing.assert_close(residual(weight, found.weight, second), torch.stack(costs).min(0).values)
 
 
 @pytest.mark.parametrize("pattern", [TWO_FOUR, Pattern(4, 8), Pattern(1, 2)], ids=str)
@@ -65,8 +66,8 @@ def test_it_loses_far_less_than_magnitude(pattern: Pattern, exhaustive: bool) ->
     assert found.weight.dtype == torch.float32
     assert conforms(found.mask, pattern) and is_pattern(found.weight, pattern)
     assert bool((found.weight[~found.mask] == 0).all())
-    plain = error(weight, weight * magnitude(weight, pattern), gram).sum()
-    assert float(error(weight, found.weight, gram).sum()) < 0.65 * float(plain)
+    plain = residual(weight, weight * magnitude(weight, pattern), gram).sum()
+    assert float(residual(weight, found.weight, gram).sum()) < 0.65 * float(plain)
 
 
 @pytest.mark.parametrize("name", ["int8", "int4", "uint8"])
@@ -90,7 +91,7 @@ def test_jointly_loses_less_than_rounding_afterwards() -> None:
     joint = sparsegpt(weight, gram, TWO_FOUR, mask=pruned.mask, levels=levels)
     scale, zero = spread(levels.scale[:, 0], weight, 0), spread(levels.zero[:, 0], weight, 0)
     after = dequantize(quantize(pruned.weight, scale, zero, levels.grid), scale, zero)
-    assert float(error(weight, joint.weight, gram).sum()) < float(error(weight, after, gram).sum())
+    assert float(residual(weight, joint.weight, gram).sum()) < float(residual(weight, after, gram).sum())
 
 
 def test_inputs_that_are_never_active_go_first() -> None:
@@ -149,4 +150,4 @@ def test_a_refit_only_helps() -> None:
     found = sparsegpt(weight, gram, TWO_FOUR)
     second = moments(weight, gram, 0.01)
     better = refit(weight, found.mask, gram)
-    assert bool((error(weight, better, second) <= error(weight, found.weight, second) + 1e-12).all())
+    assert bool((residual(weight, better, second) <= residual(weight, found.weight, second) + 1e-12).all())
