@@ -220,36 +220,26 @@ def main() -> int:
     return 0
 
 
-def same_runtime(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, tuple[Any, Any]]:
-    """The original's file and ours in one runtime, the two alone: other libraries' threads spin on after their call."""
-    from tersor.measure import interleaved
+def same_runtime(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, Any]:
+    """Our file against the original's in one runtime, the two alone: other libraries' threads spin on after a call."""
+    from tersor.measure import paired
 
-    pairs = {}
-    for runtime in ("ONNX Runtime", "OpenVINO"):
-        pair = {label: calls[label] for label in (runtime, f"Tersor + {runtime}") if label in calls}
-        if len(pair) == 2:
-            before, after = interleaved(pair, seconds=seconds, minimum_runs=31)
-            pairs[runtime] = (before, after)
-    return pairs
+    runtimes = ("ONNX Runtime", "OpenVINO")
+    pairs = {name: (calls.get(name), calls.get(f"Tersor + {name}")) for name in runtimes}
+    return {name: paired(before, after, seconds=seconds) for name, (before, after) in pairs.items() if before and after}
 
 
-def runtime_table(ratios: dict[str, dict[str, tuple[Any, Any]]]) -> str:
+def runtime_table(ratios: dict[str, dict[str, Any]]) -> str:
     lines = [
-        "Tersor's file against the original's in the same runtime, the two alone, interleaved: ratio of the medians, "
-        "and the original's own quartiles relative to its median as the noise.",
+        "Tersor's file against the original's in the same runtime, the two alone: median over the rounds of the ratio "
+        "of two neighbouring turns, and its 95 % confidence interval.",
         "",
-        "| model | ONNX Runtime | noise | OpenVINO | noise |",
+        "| model | ONNX Runtime | interval | OpenVINO | interval |",
         "|---|---|---|---|---|",
     ]
     for name, row in ratios.items():
-        cells = []
-        for runtime in ("ONNX Runtime", "OpenVINO"):
-            before, after = row.get(runtime, (None, None))
-            if before is None or after is None:
-                cells += ["-", "-"]
-                continue
-            low, high = before.low_ms / before.median_ms, before.high_ms / before.median_ms
-            cells += [f"{after.median_ms / before.median_ms:.3f}", f"{low:.2f}-{high:.2f}"]
+        found = [row.get(runtime) for runtime in ("ONNX Runtime", "OpenVINO")]
+        cells = [f"{item.median:.3f} | {item.low:.3f}-{item.high:.3f}" if item else "- | -" for item in found]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

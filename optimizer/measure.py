@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from statistics import median, quantiles
 from typing import Any
 
 import torch
 
-from tersor.backend import Backend, Compiled, backend_names, find_backend
-from tersor.errors import BackendError, TersorError
-from tersor.interface import Flat
-from tersor.program import Program
 from tersor.report.model import Timing
-from tersor.target import Target
 
 
 def interleaved(
@@ -42,18 +39,63 @@ def interleaved(
     Returns:
         One timing per contestant, in milliseconds: median and quartiles.
     """
+    rounds = _rounds(contestants, seconds, minimum_runs, seed, settle)
+    return [_timing(name, [run for turns in rounds for run in turns[name]]) for name in contestants]
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """How long one contestant takes relative to another.
+
+    Attributes:
+        median: over the rounds, of the ratio of the two turns that a round consists of.
+        low, high: its 95 % confidence interval, from order statistics; no assumption on how times are distributed.
+        rounds: how many.
+    """
+
+    median: float
+    low: float
+    high: float
+    rounds: int
+
+
+def paired(
+    before: Callable[[], Any],
+    after: Callable[[], Any],
+    *,
+    seconds: float = 3.0,
+    minimum_rounds: int = 9,
+    seed: int = 0,
+    settle: float = 0.05,
+) -> Ratio:
+    """Time of ``after`` relative to ``before``, from neighbouring turns: what a drifting machine does to both cancels.
+
+    The arguments are those of `interleaved`.
+    """
+    calls = {"before": before, "after": after}
+    rounds = _rounds(calls, seconds, minimum_rounds, seed, settle)
+    ratios = sorted(median(turns["after"]) / median(turns["before"]) for turns in rounds)
+    away = round(0.98 * math.sqrt(len(ratios)))
+    middle = (len(ratios) - 1) / 2
+    low, high = max(0, math.floor(middle - away)), min(len(ratios) - 1, math.ceil(middle + away))
+    return Ratio(median(ratios), ratios[low], ratios[high], len(ratios))
+
+
+def _rounds(
+    contestants: Mapping[str, Callable[[], Any]], seconds: float, least: int, seed: int, settle: float
+) -> list[dict[str, list[float]]]:
+    """Milliseconds of the timed calls of each contestant, round by round."""
     shuffled, order = random.Random(seed), list(contestants)
     for _ in range(2):
         for call in contestants.values():
             call()
-    taken: dict[str, list[float]] = {name: [] for name in contestants}
-    end, rounds = time.perf_counter() + seconds, 0
-    while contestants and (rounds < minimum_runs or time.perf_counter() < end):
+    rounds: list[dict[str, list[float]]] = []
+    end = time.perf_counter() + seconds
+    while contestants and (len(rounds) < least or time.perf_counter() < end):
         shuffled.shuffle(order)
-        for name in order:
-            taken[name] += _turn(contestants[name], settle, taken[name])
-        rounds += 1
-    return [_timing(name, runs) for name, runs in taken.items()]
+        last = rounds[-1] if rounds else {}
+        rounds.append({name: _turn(contestants[name], settle, last.get(name, [])) for name in order})
+    return rounds
 
 
 def _turn(call: Callable[[], Any], settle: float, before: list[float]) -> list[float]:
@@ -82,50 +124,3 @@ def _milliseconds(call: Callable[[], Any]) -> float:
 def _timing(name: str, runs: list[float]) -> Timing:
     low, _, high = quantiles(runs, n=4, method="inclusive") if len(runs) > 1 else [runs[0]] * 3
     return Timing(name, median(runs), low, high, len(runs))
-
-
-def auto(
-    program: Program, target: Target, inputs: Flat, seconds: float = 3.0
-) -> tuple[Backend, Compiled, list[Timing], dict[str, str]]:
-    """Compile with every installed backend and keep the fastest.
-
-    Args:
-        inputs: flat inputs to time with.
-        seconds: time to spend on measuring; compilation comes on top.
-
-    Returns:
-        The backend, its compiled program, all timings, and by backend name why another did not take part.
-
-    Raises:
-        BackendError: no backend can run the program.
-    """
-    compiled: dict[str, Compiled] = {}
-    reasons: dict[str, str] = {}
-    for name in backend_names():
-        reason = _compile(find_backend(name), program, target, inputs, compiled)
-        if reason:
-            reasons[name] = reason
-    if not compiled:
-        raise BackendError(f"no backend can run the program: {reasons}", "see the first reason")
-    calls = {name: _bound(call, inputs) for name, call in compiled.items()}
-    timings = interleaved(calls, seconds=seconds)
-    best = min(timings, key=lambda timing: timing.median_ms).name
-    return find_backend(best), compiled[best], timings, reasons
-
-
-def _compile(backend: Backend, program: Program, target: Target, inputs: Flat, into: dict[str, Compiled]) -> str:
-    missing = backend.missing()
-    fatal = [finding for finding in backend.lint(program, target) if finding.fatal] if missing is None else []
-    if missing is not None or fatal:
-        return missing or f"{fatal[0].problem}; {fatal[0].remedy}"
-    try:
-        call = backend.compile(program, target)
-        call(*inputs)
-    except TersorError as error:
-        return str(error)
-    into[backend.name] = call
-    return ""
-
-
-def _bound(call: Compiled, inputs: Flat) -> Callable[[], Any]:
-    return lambda: call(*inputs)

@@ -21,7 +21,7 @@ def timed(model: nn.Module, threads: int) -> set[str]:
         progress=False,
     )  # fmt: skip
     if fast.report.kept.endswith("1 thread"):
-        assert any("one thread is faster here than" in note for note in fast.report.notes)
+        assert any("one thread is faster than" in note for note in fast.report.notes)
     with torch.no_grad():
         torch.testing.assert_close(fast(torch.ones(2, 512)), model(torch.ones(2, 512)), rtol=1e-4, atol=1e-4)
     return {timing.name for timing in fast.report.timings}
@@ -29,6 +29,20 @@ def timed(model: nn.Module, threads: int) -> set[str]:
 
 def test_small_programs_are_tried_on_one_thread_too() -> None:
     assert "onnxruntime, 1 thread" in timed(nn.Linear(512, 8), 2)
+
+
+def test_a_backend_that_is_not_installed_is_named_and_the_fastest_of_the_others_kept(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from tersor.backends.onnxruntime import OnnxRuntime
+
+    monkeypatch.setattr(OnnxRuntime, "missing", lambda self: "not here")
+    fast = tersor.optimize(
+        nn.Linear(8, 8).eval(), (torch.rand(2, 8),), passes="canonicalize", target=Target("cpu", "cpu", 1), seconds=0.1,
+        progress=False,
+    )  # fmt: skip
+    assert fast.report.backend == "eager"
+    assert "backend onnxruntime was not tried: not here" in fast.report.notes
 
 
 @pytest.mark.parametrize(("width", "threads"), [(8, 1), (60_000, 2)])

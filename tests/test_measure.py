@@ -1,14 +1,10 @@
-"""Interleaved timing, and the choice of the fastest backend."""
+"""Interleaved timing."""
 
 import time
 
 import pytest
-import torch
-from torch import nn
 
-from tersor.capture.torch import capture_module
-from tersor.measure import auto, interleaved
-from tersor.target import Target
+from tersor.measure import interleaved, paired
 
 
 def test_slower_is_slower():
@@ -66,21 +62,27 @@ def test_nothing_to_time():
     assert interleaved({}, seconds=0) == []
 
 
-def test_auto_takes_the_fastest_and_says_why_others_do_not_run(monkeypatch):
-    from tersor.backends.openvino import OpenVino
-
-    monkeypatch.setattr("tersor.measure.backend_names", lambda: ["eager", "onnxruntime", "openvino"])
-    monkeypatch.setattr(OpenVino, "missing", lambda self: "not here")
-    program = capture_module(nn.Linear(8, 8).eval(), (torch.randn(2, 8),))
-    backend, compiled, timings, reasons = auto(program, Target("cpu", "cpu", 1), program.inputs, 0.2)
-    assert backend.name == min(timings, key=lambda timing: timing.median_ms).name
-    assert {timing.name for timing in timings} == {"eager", "onnxruntime"}
-    assert reasons == {"openvino": "not here"}
-    torch.testing.assert_close(compiled(*program.inputs)[0], program.run(program.inputs)[0])
-
-
 @pytest.mark.parametrize("seconds", [0.05])
 def test_time_is_kept(seconds):
     start = time.perf_counter()
     interleaved({"only": lambda: time.sleep(0.001)}, seconds=seconds)
     assert time.perf_counter() - start < 20 * seconds
+
+
+def test_a_ratio_is_that_of_neighbouring_turns_and_does_not_see_the_machine_drift():
+    start = time.perf_counter()
+
+    def call(share: float) -> None:
+        time.sleep(share * (0.002 + 0.02 * (time.perf_counter() - start)))
+
+    ratio = paired(lambda: call(1.0), lambda: call(1.5), seconds=0.3, settle=0)
+    assert ratio.low <= ratio.median <= ratio.high
+    assert 1.3 < ratio.median < 1.6
+    assert ratio.low > 1.1
+
+
+def test_the_interval_of_a_ratio_holds_one_for_equals():
+    ratio = paired(lambda: time.sleep(0.002), lambda: time.sleep(0.002), seconds=0.3, settle=0)
+    assert ratio.low <= 1.02
+    assert ratio.high >= 0.98
+    assert ratio.rounds >= 9
