@@ -1,4 +1,4 @@
-"""`Smooth`: what is hard to quantize in activations moves into weights (SmoothQuant)."""
+"""`Smooth`: what is hard to quantize in activations moves into weights (SmoothQuant, RepQuant)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tersor.factor.options import whole
 from tersor.passes._weights import share_weight_nodes, shared_with
 from tersor.program import Program
 from tersor.quant.grid import grid
-from tersor.quant.smooth import Moments, Smoothing, smooth
+from tersor.quant.smooth import Moments, Seen, Smoothing, smooth
 from tersor.rewrite_arguments import set_constant
 from tersor.rewrite_values import arguments, fake, key
 
@@ -26,19 +26,24 @@ class Smooth:
     """Divide channels of a normalisation's result by what the weights of the layers behind it are multiplied with.
 
     A few channels of a transformer's activations are often a hundred times larger than the others, and one scale for
-    all then leaves nothing for these (Xiao et al., arXiv:2211.10438). The results stay the same. Share and factors come
-    from calibration data: what lowers the predicted error of eight-bit layers.
+    all then leaves nothing for these (Xiao et al., arXiv:2211.10438). Channels may also be shifted to lie around zero,
+    which the biases of the layers take back, so that one zero point serves all (RepQuant, arXiv:2402.05628). The
+    results stay the same. Share, factors and shifts come from calibration data: what lowers the predicted error of
+    eight-bit layers.
 
     Attributes:
         alpha: how much goes to the weights, 0 to 1; None searches for each normalisation.
         weights, activations: the formats that the layers are to be quantized to.
         least: share of the predicted error that must go, else a normalisation stays as it is.
+        shift: move channels too, behind layer norms, where that is predicted to gain; layers without a bias get one. It
+            counts with the whole range of activations, and gains little where `quantize` clips ranges ("mse").
     """
 
     alpha: float | None = None
     weights: str = "int8"
     activations: str = "uint8"
     least: float = 0.05
+    shift: bool = False
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -59,22 +64,29 @@ class Smooth:
                 found.append(node)
         if not found:
             return
-        seen = {node.name: _Seen() for node in found}
+        seen = {node.name: Seen() for node in found}
         observe(program, {name: item.add for name, item in seen.items()}, context.calibration or (program.inputs,))
         for node in found:
             made = self._smoothing(program, node, seen[node.name].moments())
             gain = 1 - made.after / max(made.before, 1e-300)
             if gain < self.least:
                 context.skip(node, f"{gain:.0%} of the predicted error would go")
-            elif context.take(node, f"{gain:.0%} of the predicted error goes, at alpha {made.alpha:.2f}"):
-                _apply(program, node, made.scale)
+            elif context.take(node, f"{gain:.0%} of the predicted error goes, at alpha {made.alpha:.2f}{_moved(made)}"):
+                _apply(program, node, made)
         program.prune_weights()
         program.changed()
 
     def _smoothing(self, program: Program, node: fx.Node, moments: Moments) -> Smoothing:
-        weights = [program.weight(arguments(user)["weight"]) for user in node.users]
+        given = [arguments(user) for user in node.users]
+        weights = [program.weight(item["weight"]) for item in given]
+        biases = [item["bias"] is None or program.weight(item["bias"]) is not None for item in given]
+        shift = self.shift and key(node) == "layer_norm" and all(biases)
         return smooth(moments, torch.cat([w for w in weights if w is not None]), self.activations, self.weights,
-                      alpha=self.alpha)  # fmt: skip
+                      alpha=self.alpha, shift=shift)  # fmt: skip
+
+
+def _moved(made: Smoothing) -> str:
+    return "" if made.shift is None else f", with shifts of up to {float(made.shift.abs().max()):.2g}"
 
 
 def _objection(program: Program, node: fx.Node) -> str:
@@ -84,6 +96,8 @@ def _objection(program: Program, node: fx.Node) -> str:
         return "it runs over several dimensions"
     if any(given.get(name) is not None and program.weight(given[name]) is None for name in ("weight", "bias")):
         return "its weight or bias is computed in the graph"
+    if not node.users:
+        return "nothing reads it"
     for user in node.users:
         read = arguments(user) if key(user) == "linear" else {}
         if program.weight(read.get("weight")) is None or read["input"] is not node:
@@ -93,37 +107,20 @@ def _objection(program: Program, node: fx.Node) -> str:
     return ""
 
 
-class _Seen:
-    """Running extremes and squares of each channel."""
-
-    def __init__(self) -> None:
-        self.low: Tensor | None = None
-        self.high = self.square = torch.zeros(0)
-        self.count = 0
-
-    def add(self, value: Tensor) -> None:
-        rows = value.flatten(0, -2).double()
-        low, high = rows.aminmax(dim=0)
-        if self.low is None:
-            self.low, self.high, self.square = low, high, torch.zeros_like(low)
-        self.low, self.high = torch.minimum(self.low, low), torch.maximum(self.high, high)
-        self.square, self.count = self.square + rows.square().sum(0), self.count + len(rows)
-
-    def moments(self) -> Moments:
-        assert self.low is not None
-        return Moments(self.low, self.high, self.square / self.count)
-
-
-def _apply(program: Program, node: fx.Node, scale: Tensor) -> None:
-    given = arguments(node)
-    weight = program.weight(given["weight"])
+def _apply(program: Program, node: fx.Node, made: Smoothing) -> None:
+    given, scale = arguments(node), made.scale
+    weight, bias = program.weight(given["weight"]), program.weight(given.get("bias"))
     _set(program, node, "weight", (torch.ones_like(scale) if weight is None else weight.double()) / scale)
-    bias = program.weight(given.get("bias"))
-    if bias is not None:
-        _set(program, node, "bias", bias.double() / scale)
+    if bias is not None or made.shift is not None:
+        own = torch.zeros_like(scale) if bias is None else bias.double()
+        _set(program, node, "bias", (own if made.shift is None else own - made.shift) / scale)
     for user in list(node.users):
-        old = program.weight(arguments(user)["weight"])
+        read = arguments(user)
+        old, start = program.weight(read["weight"]), program.weight(read["bias"])
         assert old is not None
+        if made.shift is not None:
+            added = old.double() @ made.shift
+            _set(program, user, "bias", added if start is None else start.double() + added)
         _set(program, user, "weight", old.double() * scale)
 
 

@@ -118,6 +118,27 @@ def _random(size: int, generator: torch.Generator) -> Tensor:
     return (q * r.diagonal().sign()).contiguous()
 
 
+def keeping_mean(turn: Tensor) -> Tensor:
+    """The product of an orthogonal matrix and a reflection that leaves the vector of ones where it is.
+
+    A layer norm subtracts the mean of all channels, and commutes with a rotation that keeps that mean. The reflection
+    is the one that swaps ones and what the matrix makes of them; for a Hadamard matrix with random signs it moves
+    entries of ``1 / sqrt(n)`` by about ``1 / n`` in all rows but the first, so that outliers are spread as well as
+    before.
+
+    Args:
+        turn: orthogonal, float64 [n, n].
+
+    >>> made = keeping_mean(rotation(12, seed=1))
+    >>> torch.allclose(torch.ones(12).double() @ made, torch.ones(12).double())
+    True
+    """
+    ones = torch.full((len(turn),), len(turn) ** -0.5, dtype=torch.float64)
+    away = ones - turn.T @ ones
+    size = away.square().sum()
+    return turn if float(size) < 1e-24 else turn - 2 / size * torch.outer(turn @ away, away)
+
+
 def rotate(weight: Tensor, dim: int, turn: Tensor) -> Tensor:
     """A tensor whose dimension is multiplied by a matrix: ``sum_i weight[..., i, ...] turn[i, j]`` at j.
 

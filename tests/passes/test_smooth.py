@@ -35,9 +35,9 @@ class Block(nn.Module):
         return made + h.mean() if self.residual else made
 
 
-def smoothed(program: Program, x: torch.Tensor) -> tuple[Program, Context]:
+def smoothed(program: Program, x: torch.Tensor, **options: object) -> tuple[Program, Context]:
     made, context = program.clone(), Context(calibration=((x,),))
-    Smooth()(made, context)
+    Smooth(**options)(made, context)  # type: ignore[arg-type]
     refresh(made)
     return made, context
 
@@ -58,6 +58,23 @@ def test_outputs_stay_and_integers_lose_less(norm: type[nn.Module]) -> None:
     assert distance(made, program, (x,)) < 1e-5
     before, after = (distance(quantized(item, x), program, (x,)) for item in (program, made))
     assert after < 0.35 * before
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_channels_that_lie_off_zero_are_shifted(bias: bool) -> None:
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(64)
+    model = nn.Sequential(norm, nn.Linear(64, 32, bias=bias)).eval()
+    with torch.no_grad():
+        norm.bias[::5] = 20.0
+        norm.bias[1::5] = -15.0
+    x = torch.randn(16, 10, 64, generator=torch.Generator().manual_seed(1))
+    program = captured(model, x)
+    (plain, _), (made, context) = (smoothed(program, x, shift=shift) for shift in (False, True))
+    assert "with shifts of up to 2" in context.taken[0].detail
+    assert distance(made, program, (x,)) < 1e-5
+    before, after = (distance(quantized(item, x), program, (x,)) for item in (plain, made))
+    assert after < 0.5 * before
 
 
 def test_a_second_time_finds_nothing() -> None:

@@ -8,8 +8,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tersor.errors import InputError, UsageError
-from tersor.quant.equalize import Layer, equalize, expected_shift
+from tersor.quant.equalize import Layer, Reader, balanced, equalize, expected_shift, lost
 from tersor.quant.grid import affine, grid, rounded
+from tersor.quant.smooth import Seen
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -130,6 +131,37 @@ def test_expected_shift_of_convolutions(groups: int) -> None:
     by_channel = expected_shift(weight, near, x.mean((0, 2, 3)), groups=groups)
     inner = error[:, :, 1:-1, 1:-1].mean((0, 2, 3))
     torch.testing.assert_close(by_channel, inner, rtol=0.2, atol=0.05)
+
+
+@pytest.mark.parametrize("relu", [True, False])
+@pytest.mark.parametrize("groups", [1, 3, 6])
+def test_the_prediction_of_what_a_reader_loses(groups: int, relu: bool) -> None:
+    x, weight = normal(4, 6, 20, 20) * torch.logspace(-1, 1, 6).reshape(-1, 1, 1), normal(6, 6 // groups, 3, 3)
+    x = x.relu() if relu else x
+    seen = Seen(1)
+    seen.add(x)
+    reader = Reader(Layer(weight, None, groups), seen.moments(), torch.arange(6))
+    factor, before, after = balanced(torch.ones(6), [reader], grid("uint8"), grid("int8"))
+    for tried, told in ((torch.ones(6).double(), before), (factor, after)):
+        scale = tried.reshape(-1, 1, 1)
+        moved = weight * tried.reshape(groups, 1, -1).expand(-1, 6 // groups, -1).reshape(6, -1, 1, 1)
+        ends = affine((x / scale).min(), (x / scale).max(), grid("uint8"), symmetric=False)
+        read = rounded(x / scale, *ends, grid("uint8"))
+        peak = moved.abs().amax((1, 2, 3), keepdim=True)
+        held = rounded(moved, *affine(-peak, peak, grid("int8"), symmetric=True), grid("int8"))
+        wanted, got = F.conv2d(x, weight, groups=groups), F.conv2d(read, held, groups=groups)
+        added = (got - wanted).square().mean((0, 2, 3)).sum()
+        found = float(added / (weight.square().sum((2, 3)).flatten() @ _energy(x, groups)))
+        assert 0.7 < told / found < 1.4
+    assert after < before and after == lost([reader], factor, grid("uint8"), grid("int8"))
+    whole, _, worse = balanced(torch.ones(6), [reader], grid("uint8"), grid("int8"), powers_of_two=True)
+    assert torch.equal(whole.log2(), whole.log2().round()) and worse < before
+
+
+def _energy(x: Tensor, groups: int) -> Tensor:
+    """The mean square of what each entry of a weight [6, 6 / groups] reads."""
+    square = x.square().mean((0, 2, 3)).reshape(groups, 1, -1)
+    return square.expand(-1, 6 // groups, -1).flatten()
 
 
 def test_what_is_refused() -> None:

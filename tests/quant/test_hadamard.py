@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from tersor.errors import UsageError
-from tersor.quant.hadamard import hadamard, rotate, rotation
+from tersor.quant.hadamard import hadamard, keeping_mean, rotate, rotation
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -65,6 +65,20 @@ def test_an_outlier_is_spread() -> None:
     x[0, 77] = 100
     turned = x @ rotation(768)
     assert float(turned.abs().max()) < 3.7 and float(turned.norm()) == pytest.approx(100)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 12, 64, 768])
+def test_the_mean_is_kept_and_outliers_are_spread_as_well(size: int) -> None:
+    made = keeping_mean(rotation(size, seed=2))
+    ones = torch.ones(size, dtype=torch.float64)
+    assert off(made) < 1e-12
+    torch.testing.assert_close(ones @ made, ones)
+    x = normal(5, size)
+    torch.testing.assert_close(F.layer_norm(x @ made, (size,)), F.layer_norm(x, (size,)) @ made)
+    if size == 768:
+        assert float(made.abs().max()) < 4 * size**-0.5 and float(made.abs().median()) > 0.9 * size**-0.5
+    again = keeping_mean(made)
+    torch.testing.assert_close(again, made)
 
 
 def test_rotating_an_axis_between_two_layers() -> None:

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from tersor.errors import InputError, UsageError
 from tersor.quant.grid import affine, grid, rounded
-from tersor.quant.smooth import STEPS, Moments, factors, predicted, smooth
+from tersor.quant.smooth import STEPS, Moments, Seen, centred, factors, predicted, smooth
 
 INT8 = grid("int8")
 
@@ -110,3 +110,32 @@ def test_what_is_refused() -> None:
     x[3, 3] = torch.nan
     with pytest.raises(InputError, match="not finite"):
         smooth(moments(x), weight)
+
+
+def test_moments_of_parts_are_those_of_the_whole() -> None:
+    x = normal(6, 5, 12)
+    for dim in (-1, 1):
+        seen = Seen(dim)
+        for part in x.split(2):
+            seen.add(part)
+        rows, found = x.movedim(dim, -1).flatten(0, 1), seen.moments()
+        assert torch.equal(found.low, rows.amin(0)) and torch.equal(found.high, rows.amax(0))
+        torch.testing.assert_close(found.square, rows.square().mean(0))
+        torch.testing.assert_close(found.mean, rows.mean(0))
+    with pytest.raises(InputError, match="hold no values"):
+        Seen().moments()
+
+
+def test_shifted_channels_lose_less_where_they_lie_off_zero() -> None:
+    x, weight = normal(500, 12, seed=1) + 30 * normal(12), normal(7, 12)
+    seen = Seen()
+    seen.add(x)
+    moved, shift = centred(seen.moments())
+    torch.testing.assert_close(moved.square, (x - shift).square().mean(0))
+    torch.testing.assert_close(moved.high, -moved.low)
+    plain, found = (smooth(seen.moments(), weight, "uint8", shift=item) for item in (False, True))
+    assert found.shift is not None and plain.shift is None and found.after < 0.2 * plain.after
+    wanted = measured(x - shift, weight, found.scale, "uint8", "int8", False)
+    assert 0.8 < found.after / wanted < 1.25
+    with pytest.raises(UsageError, match="without a mean"):
+        smooth(moments(x), weight, shift=True)
