@@ -1,0 +1,64 @@
+"""`RecogniseAttention`: attention of any spelling as one scaled_dot_product_attention."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import fx
+
+from tersor.context import Context
+from tersor.errors import RewriteError
+from tersor.passes._attention_arrange import Builder
+from tersor.passes._attention_emit import Emitter
+from tersor.passes._attention_plan import Attention, plan
+from tersor.passes._weights import share_weight_nodes
+from tersor.program import Program
+from tersor.rewrite import erase_unused, replace
+from tersor.rewrite_values import key
+
+SOFTMAX = ("softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax")
+
+
+@dataclass(frozen=True)
+class RecogniseAttention:
+    """Find queries, keys, values, scale and mask around each softmax, and make them one operator.
+
+    From the softmax it walks back over everything that attention may do to its scores (numbers they are multiplied
+    with, biases, masks, casts, views) to the product of queries and keys, and on to the product with the values. Axes
+    are followed as products of atoms, so that layouts, einsum, windows and shared heads need no patterns of their own.
+    Expects `Canonicalize` to have run. A softmax that is no attention is skipped with the first condition that failed.
+
+    A row of scores whose mask of minus infinity hides all is NaN by itself, and zeros in the operator.
+    """
+
+    exact: ClassVar[bool] = True
+
+    def __call__(self, program: Program, context: Context) -> None:
+        """Edit ``program`` in place."""
+        share_weight_nodes(program)
+        made: dict[Hashable, fx.Node] = {}
+        for node in [node for node in program.graph.nodes if key(node) in SOFTMAX]:
+            found = plan(program, node)
+            if isinstance(found, str):
+                context.skip(node, found)
+            else:
+                _rewrite(program, context, node, found, made)
+        erase_unused(program)
+        program.prune_weights()
+        program.changed()
+
+
+def _rewrite(
+    program: Program, context: Context, softmax: fx.Node, found: Attention, made: dict[Hashable, fx.Node]
+) -> None:
+    nearest = [found.queries[0].node, found.keys[0].node, found.values[0].node]
+    emitter = Emitter(Builder(program, found.root, nearest), found, made)
+    try:
+        call = emitter.call()
+    except RewriteError as error:
+        context.skip(softmax, str(error))
+        return
+    if context.take(found.root, "; ".join(["attention", *emitter.notes])):
+        replace(program, found.root, call)
