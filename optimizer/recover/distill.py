@@ -138,6 +138,7 @@ class _Lesson:
         _backward(loss)
         torch.nn.utils.clip_grad_norm_(self.student.leaves, 1.0)
         self.optimizer.step()
+        self.student.prune()
         return True
 
     def _loss(self, wanted: Flat, inner: Flat, got: Flat, felt: Flat) -> Tensor:

@@ -99,6 +99,15 @@ def arranged(layer: Layer, matrix: Tensor, like: Tensor) -> Tensor:
     return matrix.unflatten(1, (-1, taps)).transpose(2, 3).reshape(like.shape)
 
 
+def as_systems(layer: Layer, value: Tensor) -> Tensor:
+    """A weight as matrices of shape [groups, inputs, outputs]: the inverse of `arranged`."""
+    if layer.window is None:
+        return (value.T if layer.kind == "linear" else value)[None]
+    if not layer.window.transposed:
+        return value.flatten(1).unflatten(0, (layer.groups, -1)).transpose(1, 2)
+    return value.flatten(2).unflatten(0, (layer.groups, -1)).transpose(2, 3).flatten(1, 2)
+
+
 def unwritable(program: Program, layer: Layer) -> str:
     """Why a layer's weight cannot be replaced; empty where it can."""
     value = program.weight(layer.weight)

@@ -14,6 +14,7 @@ from tersor.recover.layers import (
     Layer,
     add_to_bias,
     add_to_weight,
+    as_systems,
     bias_unwritable,
     input_rows,
     layer_of,
@@ -26,6 +27,7 @@ from tersor.recover.records import LayerRecord
 from tersor.recover.samples import HELD_OUT, Samples
 from tersor.recover.solve import DAMPINGS, Fit, Rows, refitted, ridge
 from tersor.rewrite_values import arguments, key
+from tersor.sparse.pattern import support
 
 ROWS = 16384
 """Rows that a layer is fitted on at most."""
@@ -41,7 +43,7 @@ class LeastSquares:
 
     In execution order, so that each layer sees the inputs that the repaired layers before it make (as ThiNet, Luo et
     al., ICCV 2017, and channel pruning by He et al., ICCV 2017, with the original's outputs as target). A layer whose
-    result is added to another activation also makes up for what that one lacks.
+    result is added to another activation also makes up for what that one lacks. Zeros of a pruned weight stay.
 
     Attributes:
         dampings: strengths of the ridge to choose from; only infinity re-estimates the bias alone.
@@ -77,9 +79,10 @@ class LeastSquares:
             return _refused(meeting, method, f"{weightless} {biasless}".strip())
         if len(fit) < 2 or len(judge) < 1:
             return _refused(meeting, method, "too few finite values")
-        found = ridge(fit, judge, dampings, biased=not biasless)
+        kept = _support(program, layer)
+        found = ridge(fit, judge, dampings, biased=not biasless, support=kept)
         if self.refit and found.improved:
-            found = refitted(found, Rows.joined(fit, judge), biased=not biasless)
+            found = refitted(found, Rows.joined(fit, judge), biased=not biasless, support=kept)
         before, after = float(found.before.sum()) / energy, float(found.after.sum()) / energy
         return _apply(program, meeting, layer, found, LayerRecord(meeting.node.name, method, before, after, len(fit)))
 
@@ -114,6 +117,13 @@ class LeastSquares:
             aim = output_rows(layer, wanted, at)
             made.append((Rows(inputs, aim - output_rows(layer, got, at)), aim))
         return made
+
+
+def _support(program: Program, layer: Layer) -> Tensor | None:
+    """The weights of a pruned layer that may change, [groups, inputs, outputs]; None where all may."""
+    value = program.weight(layer.weight)
+    kept = None if value is None else support(value)
+    return None if kept is None else as_systems(layer, kept)
 
 
 def _stacked(parts: Sequence[tuple[Rows, Tensor]]) -> Rows:

@@ -10,10 +10,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from tersor.sparse.refit import solved
+
 DAMPINGS = (1e-8, 1e-6, 1e-4, 1e-3, 1e-2, 1e-1, 1.0, math.inf)
 """Multiples of the mean diagonal of the normal matrix; infinity moves the bias only."""
 
 _CHUNK = 2048
+
+_LIMIT = 5e9
+"""Multiplications that an exact solution on a support may cost for each damping; beyond, it is iterated towards."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,13 @@ class Rows:
             yield x.double().transpose(0, 1), r.double().transpose(0, 1)
 
 
-def ridge(fit: Rows, judge: Rows, dampings: Sequence[float] = DAMPINGS, biased: bool = True) -> Fit:
+def ridge(
+    fit: Rows,
+    judge: Rows,
+    dampings: Sequence[float] = DAMPINGS,
+    biased: bool = True,
+    support: Tensor | None = None,
+) -> Fit:
     """Minimise ``|residual - inputs · update - shift|² + damping · d · |update|²`` for each group.
 
     ``d`` is the mean diagonal of the normal matrix, so that a damping means the same for every layer; being an update,
@@ -74,6 +85,7 @@ def ridge(fit: Rows, judge: Rows, dampings: Sequence[float] = DAMPINGS, biased: 
 
     Args:
         biased: whether a shift is fitted too.
+        support: weights that may change, bool [groups, inputs, outputs]; None for all.
 
     >>> x = torch.tensor([[[0.0]], [[1.0]], [[2.0]]])
     >>> rows = Rows(x, 3 * x + 1)
@@ -81,7 +93,7 @@ def ridge(fit: Rows, judge: Rows, dampings: Sequence[float] = DAMPINGS, biased: 
     >>> round(found.update.item(), 4), round(found.shift.item(), 4)
     (3.0, 1.0)
     """
-    system = _Normal(fit, biased)
+    system = _Normal(fit, biased, support)
     before = _error(judge, *system.nothing())
     best = Fit(*system.nothing(), torch.full_like(before, math.nan), before, before)
     for damping in dampings:
@@ -91,9 +103,9 @@ def ridge(fit: Rows, judge: Rows, dampings: Sequence[float] = DAMPINGS, biased: 
     return best
 
 
-def refitted(found: Fit, rows: Rows, biased: bool = True) -> Fit:
+def refitted(found: Fit, rows: Rows, biased: bool = True, support: Tensor | None = None) -> Fit:
     """The same dampings, fitted on more rows; its errors stay those on rows that decided."""
-    system = _Normal(rows, biased)
+    system = _Normal(rows, biased, support)
     made = Fit(*system.nothing(), found.damping, found.before, found.after)
     for damping in found.damping[~found.damping.isnan()].unique().tolist():
         update, shift = system.solve(damping)
@@ -121,11 +133,15 @@ def _where(wins: Tensor, new: Fit, old: Fit) -> Fit:
 
 
 class _Normal:
-    """The normal equations, in the smaller of their two forms: unknowns by unknowns, or rows by rows."""
+    """The normal equations, in the smaller of their two forms: unknowns by unknowns, or rows by rows.
 
-    def __init__(self, rows: Rows, biased: bool) -> None:
+    Where some weights must stay as they are, only the first form says what the others have to become.
+    """
+
+    def __init__(self, rows: Rows, biased: bool, support: Tensor | None = None) -> None:
         self.mean_x, self.mean_r = _mean(rows.inputs, biased), _mean(rows.residual, biased)
-        self.rows, self.wide = rows, rows.inputs.shape[-1] > len(rows)
+        self.rows, self.support = rows, support
+        self.wide = support is None and rows.inputs.shape[-1] > len(rows)
 
     def nothing(self) -> tuple[Tensor, Tensor]:
         """No update and no shift."""
@@ -139,9 +155,12 @@ class _Normal:
         matrix, right, inputs = self._equations
         ridge = damping * matrix.diagonal(dim1=-2, dim2=-1).sum(-1) / max(self.mean_x.shape[-1], 1)
         identity = torch.eye(matrix.shape[-1], dtype=matrix.dtype, device=matrix.device)
-        factor, failed = torch.linalg.cholesky_ex(matrix + ridge[:, None, None] * identity)
+        matrix = matrix + ridge[:, None, None] * identity
+        factor, failed = torch.linalg.cholesky_ex(matrix)
         found = torch.cholesky_solve(right, factor)
         found = found if inputs is None else inputs.mT @ found
+        if self.support is not None and not bool(failed.any()):
+            found = _supported(matrix, found, self.support)
         update = torch.where((failed == 0)[:, None, None], found, math.nan)
         return update, self.mean_r - (self.mean_x.unsqueeze(-2) @ update).squeeze(-2)
 
@@ -158,6 +177,12 @@ class _Normal:
         for x, r in centred:
             matrix, right = matrix + x.mT @ x, right + x.mT @ r
         return matrix, right, None
+
+
+def _supported(matrix: Tensor, found: Tensor, support: Tensor) -> Tensor:
+    """The solution with zeros outside the support that is nearest to the free one, measured by the matrix."""
+    parts = zip(found, support, matrix, strict=True)
+    return torch.stack([solved(free.T, mask.T, second, limit=_LIMIT).T for free, mask, second in parts])
 
 
 def _mean(values: Tensor, biased: bool) -> Tensor:

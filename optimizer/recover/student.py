@@ -13,6 +13,7 @@ from tersor.interface import Flat
 from tersor.program import Program
 from tersor.recover.correspondence import Correspondence
 from tersor.rewrite_values import arguments, is_floating, key, tensor
+from tersor.sparse.pattern import support
 
 _STATISTICS = ("running_mean", "running_var")
 
@@ -36,12 +37,14 @@ class Student:
         module: computes outputs and features.
         leaves: what is trained, in single precision or better.
         owners: the names of the weights that each leaf stands for, and their dtype; tied weights stay tied.
+        kept: which weights of each leaf may differ from zero; None for a leaf that nobody pruned.
     """
 
     program: Program
     module: fx.GraphModule
     leaves: list[Tensor]
     owners: list[tuple[tuple[str, ...], torch.dtype]]
+    kept: list[Tensor | None]
 
     @classmethod
     def of(cls, program: Program, features: Sequence[str] = ()) -> Student:
@@ -53,7 +56,8 @@ class Student:
         owners = [(tuple(names), program.weights[names[0]].dtype) for names in groups.values()]
         leaves = [program.weights[names[0]].detach() for names, _ in owners]
         leaves = [v.clone() if v.dtype == torch.float64 else v.to(torch.float32, copy=True) for v in leaves]
-        return cls(program, observed(program, features), [leaf.requires_grad_() for leaf in leaves], owners)
+        kept = [support(leaf) for leaf in leaves]
+        return cls(program, observed(program, features), [leaf.requires_grad_() for leaf in leaves], owners, kept)
 
     def __call__(self, inputs: Sequence[Tensor]) -> tuple[Flat, Flat]:
         """Outputs and features, with gradients."""
@@ -61,6 +65,13 @@ class Student:
             self.module, self._weights(self.leaves), tuple(inputs), tie_weights=False
         )
         return result
+
+    def prune(self) -> None:
+        """Set what a pruned weight has no longer to zero again, after a step of learning."""
+        with torch.no_grad():
+            for leaf, kept in zip(self.leaves, self.kept, strict=True):
+                if kept is not None:
+                    leaf.mul_(kept)
 
     def state(self) -> list[Tensor]:
         """A copy of what was learnt."""

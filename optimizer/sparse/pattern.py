@@ -94,6 +94,26 @@ def conforms(mask: Tensor, pattern: Pattern) -> bool:
     return bool((blocks(mask, pattern).sum(-1) == pattern.n).all())
 
 
+_FEW_ZEROS = 0.25
+"""Share of zeros below which they are taken for chance, or for the layer's own."""
+
+
+def support(weight: Tensor) -> Tensor | None:
+    """Which weights a pruned layer has left, bool of the same shape; None for a layer that nobody pruned.
+
+    Zeros are meant where they are a quarter of the weights or more, but not where they are all of them, as in a branch
+    that starts at zero.
+
+    >>> support(torch.tensor([0.0, 2.0, 3.0, 0.0])).tolist()
+    [False, True, True, False]
+    >>> support(torch.zeros(4)) is None
+    True
+    """
+    kept = weight != 0
+    share = 1 - float(kept.float().mean()) if kept.numel() else 0.0
+    return kept if _FEW_ZEROS <= share < 1 else None
+
+
 def every_choice(pattern: Pattern) -> Tensor:
     """All ways to keep n of m as masks, bool ``[choices, m]``; raises UsageError where they are too many to try.
 

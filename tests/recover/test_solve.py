@@ -92,3 +92,22 @@ def test_refitting_keeps_the_damping_and_uses_all_rows() -> None:
         wanted = ridge(everything, everything, dampings=(damping,))
         torch.testing.assert_close(again.update[group], wanted.update[group])
     assert torch.equal(again.after, found.after)
+
+
+@pytest.mark.parametrize("count", [200, 12])
+def test_a_support_is_kept_and_solved_for_exactly(count: int) -> None:
+    """Against numpy on the columns that may differ from zero, with the damping as rows of the system."""
+    fit = rows(count, 2, 16, 3)
+    support = torch.rand(2, 16, 3, generator=torch.Generator().manual_seed(3)) > 0.5
+    found = ridge(fit, fit, dampings=(1e-3,), support=support)
+    assert bool((found.update[~support] == 0).all())
+    for group in range(2):
+        x, r = fit.inputs[:, group].double(), fit.residual[:, group].double()
+        x, r = x - x.mean(0), r - r.mean(0)
+        pull = (1e-3 * x.square().sum() / 16).sqrt()
+        for output in range(3):
+            kept = support[group, :, output]
+            design = torch.cat([x[:, kept], pull * torch.eye(int(kept.sum()), dtype=torch.float64)])
+            target = torch.cat([r[:, output], torch.zeros(int(kept.sum()), dtype=torch.float64)])
+            wanted = np.linalg.lstsq(design.numpy(), target.numpy(), rcond=None)[0]
+            np.testing.assert_allclose(found.update[group, kept, output].numpy(), wanted, atol=1e-8)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tersor.errors import UsageError
-from tersor.sparse.pattern import Pattern, blocks, conforms, every_choice, is_pattern, parse
+from tersor.sparse.pattern import Pattern, blocks, conforms, every_choice, is_pattern, parse, support
 
 
 @pytest.mark.parametrize("text", ["2:4", "1:4", "4:8", " 2 : 4 "])
@@ -46,3 +46,15 @@ def test_fewer_weights_follow_a_pattern_but_are_no_full_mask() -> None:
     assert conforms(weight[1:] != 0, Pattern(2, 4))
     assert not conforms(weight, Pattern(2, 4))
     assert not is_pattern(torch.tensor([[1.0, 2.0, 0.0, torch.nan]]), Pattern(2, 4))
+
+
+@pytest.mark.parametrize(
+    ("weight", "kept"),
+    [([1.0, 0.0, 0.0, 2.0], True), ([0.0, 1.0, 1.0, 1.0], True), ([0.0] * 4, False), ([1.0] * 4, False), ([], False),
+     ([0.0] + [1.0] * 7, False)],
+)  # fmt: skip
+def test_support_is_that_of_pruned_weights(weight: list[float], kept: bool) -> None:
+    value = torch.tensor(weight)
+    found = support(value)
+    assert (found is not None) == kept
+    assert found is None or torch.equal(found, value != 0)
