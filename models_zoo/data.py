@@ -1,4 +1,4 @@
-"""Data sets of the trained models: digits, MNIST and Unicode character names, each with a fixed split."""
+"""Data sets of the trained models: digits, MNIST, Unicode character names, prose; each with a fixed split."""
 
 from __future__ import annotations
 
@@ -17,11 +17,16 @@ from tersor.models_zoo.package import optional
 CATEGORIES = ("Lu", "Ll", "Lo", "M", "N", "P", "Sm", "So")
 NAME_BYTES = 48
 NAMES_PER_CATEGORY = 500
+WINDOW = 128
+"""Bytes of text in one example of prose."""
 
 
 @dataclass(frozen=True)
 class Split:
-    """Inputs (each a tensor whose first dimension counts the examples) and labels (int64) of one half."""
+    """Inputs (each a tensor whose first dimension counts the examples) and labels (int64) of one half.
+
+    Labels are one per example, or for text (N, T) one per byte: the byte that comes next.
+    """
 
     inputs: tuple[Tensor, ...]
     labels: Tensor
@@ -39,11 +44,11 @@ class DataSet:
 
 
 def load(name: str) -> DataSet:
-    """The data set ``digits``, ``mnist`` or ``names``, read once.
+    """The data set ``digits``, ``mnist``, ``names`` or ``prose``, read once.
 
     Raises UsageError for another name, or where the package that holds the data is missing.
     """
-    readers = {"digits": digits, "mnist": mnist, "names": names}
+    readers = {"digits": digits, "mnist": mnist, "names": names, "prose": prose}
     if name not in readers:
         raise UsageError(f"unknown data set {name!r}", f"choose one of {', '.join(readers)}")
     return readers[name]()
@@ -75,6 +80,23 @@ def names() -> DataSet:
     kept.sort(key=lambda row: hashlib.sha256(row[0].encode()).digest())
     train = [row for place, row in enumerate(kept) if place % 5]
     return DataSet(_text(train), _text(kept[::5]))
+
+
+@functools.cache
+def prose() -> DataSet:
+    """Python's language reference as every Python carries it for its help: bytes (N, 128) and the byte after each.
+
+    A tenth of the paragraphs is held out. Their hash says which, so a paragraph that several versions of Python have is
+    in the same half of each.
+    """
+    from pydoc_data import topics
+
+    found = (part.strip("\n") for name in sorted(topics.topics) for part in topics.topics[name].split("\n\n"))
+    different = {" ".join(part.split()): part for part in found if part.strip()}
+    halves: tuple[list[str], list[str]] = ([], [])
+    for plain, part in different.items():
+        halves[hashlib.sha256(plain.encode()).digest()[0] % 10 == 0].append(part)
+    return DataSet(_windows(halves[0]), _windows(halves[1]))
 
 
 def encode_names(texts: list[str]) -> tuple[Tensor, Tensor]:
@@ -110,6 +132,13 @@ def _of(rows: list[tuple[str, int]], category: int) -> list[tuple[str, int]]:
 
 def _text(rows: list[tuple[str, int]]) -> Split:
     return Split(encode_names([name for name, _ in rows]), torch.tensor([label for _, label in rows]))
+
+
+def _windows(paragraphs: list[str]) -> Split:
+    raw = np.frombuffer("\n\n".join(paragraphs).encode(), np.uint8).astype(np.int64)
+    count = (len(raw) - 1) // WINDOW
+    text = torch.from_numpy(raw)
+    return Split((text[: count * WINDOW].view(count, WINDOW),), text[1 : count * WINDOW + 1].view(count, WINDOW))
 
 
 def _images(pixels: Any, labels: Any, held_out: int) -> DataSet:

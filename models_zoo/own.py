@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tersor.models_zoo.evaluate import Accuracy, Calibration
+from tersor.models_zoo.evaluate import Calibration, evaluator
 from tersor.models_zoo.random_weights import enliven
 
 # The data set of a trained model, "" for one at random weights.
@@ -19,6 +19,7 @@ DATA = {
     "digits_vit": "digits",
     "mnist_cnn": "mnist",
     "text_encoder": "names",
+    "tiny_lm": "prose",
     "convnext": "",
     "swin": "",
     "decoder": "",
@@ -53,7 +54,7 @@ def fields(name: str, seed: int) -> dict[str, Any]:
         "model": model,
         "inputs": inputs,
         "dynamic": room.dynamic(),
-        "evaluator": Accuracy(trained_on) if trained_on else None,
+        "evaluator": evaluator(trained_on) if trained_on else None,
         "calibration": Calibration(trained_on) if trained_on else (),
         "description": " ".join((room.__doc__ or "").split("\n\n")[0].split()),
     }

@@ -15,12 +15,15 @@ from torch.nn import functional as F
 
 from tersor.errors import UsageError
 from tersor.models_zoo import data, own
-from tersor.models_zoo.evaluate import Accuracy
+from tersor.models_zoo.evaluate import evaluator
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained: AdamW on a one-cycle schedule; images are turned, scaled and shifted a little."""
+    """How one model is trained: AdamW on a one-cycle schedule; images are turned, scaled and shifted a little.
+
+    Weights are stored in ``stored``.
+    """
 
     epochs: int
     rate: float
@@ -29,6 +32,7 @@ class Recipe:
     smoothing: float = 0.05
     turn: float = 0.15
     shift: float = 0.12
+    stored: torch.dtype = torch.float32
 
 
 RECIPES = {
@@ -37,11 +41,12 @@ RECIPES = {
     "digits_vit": Recipe(epochs=120, rate=2e-3),
     "mnist_cnn": Recipe(epochs=12, rate=4e-3, shift=0.08),
     "text_encoder": Recipe(epochs=25, rate=2e-3),
+    "tiny_lm": Recipe(epochs=8, rate=3e-3, decay=0.1, batch=16, smoothing=0.0, stored=torch.float16),
 }
 
 
 def train(name: str, *, seed: int = 0, progress: bool = True) -> tuple[nn.Module, float]:
-    """The trained model in evaluation mode and its held-out accuracy; the same for the same seed and thread count."""
+    """The trained model in evaluation mode and its held-out score; the same for the same seed and thread count."""
     stem = name.removeprefix("zoo:").replace("-", "_")
     if stem not in RECIPES:
         raise UsageError(f"no training recipe for {name!r}", f"choose one of {', '.join(RECIPES)}")
@@ -54,16 +59,17 @@ def train(name: str, *, seed: int = 0, progress: bool = True) -> tuple[nn.Module
     for epoch in range(recipe.epochs):
         loss = torch.zeros(())
         for inputs, labels in _batches(split, recipe):
-            loss = F.cross_entropy(model(*inputs), labels, label_smoothing=recipe.smoothing)
+            logits = model(*inputs).flatten(0, -2)
+            loss = F.cross_entropy(logits, labels.flatten(), label_smoothing=recipe.smoothing)
             optimizer.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
             schedule.step()
         if progress:
-            print(f"{stem}: epoch {epoch + 1} of {recipe.epochs}, loss {float(loss):.3f}", flush=True)
+            print(f"{stem}: epoch {epoch + 1} of {recipe.epochs}, loss {float(loss.detach()):.3f}", flush=True)
     model.eval()
-    return model, Accuracy(own.DATA[stem])(model)
+    return model, evaluator(own.DATA[stem])(model)
 
 
 def _batches(split: data.Split, recipe: Recipe) -> Iterator[tuple[list[Tensor], Tensor]]:
@@ -86,19 +92,23 @@ def _moved(images: Tensor, recipe: Recipe) -> Tensor:
     return F.grid_sample(images, grid, align_corners=False)
 
 
-def save(model: nn.Module, path: Path) -> None:
-    """Stores the weights as safetensors, whole or not at all."""
+def save(model: nn.Module, path: Path, dtype: torch.dtype = torch.float32) -> None:
+    """Stores the weights as safetensors in a floating-point format, whole or not at all."""
     from safetensors.torch import save_file
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({key: value.contiguous() for key, value in model.state_dict().items()}, partial)
+    save_file({key: _stored(value, dtype) for key, value in model.state_dict().items()}, partial)
     partial.chmod(0o644)  # safetensors makes it private to the user
     partial.replace(path)
 
 
+def _stored(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return (value.to(dtype) if value.is_floating_point() else value).contiguous()
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Command line: trains the named models, or all, and prints their accuracy."""
+    """Command line: trains the named models, or all, and prints their scores."""
     parser = argparse.ArgumentParser(prog="python -m tersor.models_zoo.train", description=__doc__)
     parser.add_argument("names", nargs="*", default=sorted(RECIPES), help="models to train; all when left out")
     parser.add_argument("--seed", type=int, default=0)
@@ -108,12 +118,12 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     for name in options.names:
         start = time.perf_counter()
-        model, accuracy = train(name, seed=options.seed)
+        model, score = train(name, seed=options.seed)
         path = own.weights_path(name.removeprefix("zoo:"))
         path = options.out / path.name if options.out else path
-        save(model, path)
+        save(model, path, RECIPES[path.stem].stored)
         size = path.stat().st_size / 1e6
-        print(f"{name}: accuracy {accuracy:.4f}, {time.perf_counter() - start:.0f} s, {size:.2f} MB at {path}")
+        print(f"{name}: score {score:.4f}, {time.perf_counter() - start:.0f} s, {size:.2f} MB at {path}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ NAMES = own.names()
 # One of each kind; the others are convolutions and transformers again.
 EXPORTED = ("digits-cnn", "moe", "ssm", "swin", "text-encoder")
 LOWEST = {"digits-cnn": 0.98, "digits-mobile": 0.98, "digits-vit": 0.96, "mnist-cnn": 0.98, "text-encoder": 0.85}
+LOWEST["tiny-lm"] = 0.27  # one over the perplexity
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -59,11 +60,11 @@ def test_trained_accuracy(name):
 def test_weights_are_small_files():
     files = {path.stem for path in Path(own.__file__).parent.glob("weights/*.safetensors")}
     assert files == {name.replace("-", "_") for name in LOWEST}
-    assert all(own.weights_path(name).stat().st_size < 1_500_000 for name in files)
+    assert all(own.weights_path(name).stat().st_size < 2_000_000 for name in files)
 
 
 def test_a_decoder_does_not_see_the_future():
-    for name in ("zoo:decoder", "zoo:ssm", "zoo:moe"):
+    for name in ("zoo:decoder", "zoo:ssm", "zoo:moe", "zoo:tiny-lm"):
         entry = load(name)
         assert isinstance(entry.inputs, tuple)
         tokens = entry.inputs[0]
