@@ -7,12 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tersor.cli import backends, bench, bisect, diff, inspect, optimize, passes, targets
+from tersor.cli import backends, bench, bisect, diff, inspect, optimize, passes, predict, targets
 
 _COMMANDS = (
     ("optimize", optimize.optimize),
     ("inspect", inspect.inspect),
     ("bench", bench.bench),
+    ("predict", predict.predict),
     ("diff", diff.diff),
     ("bisect", bisect.bisect),
     ("passes", passes.passes),

@@ -1,22 +1,93 @@
-"""``tersor targets``: devices that a model can be optimized for."""
+"""``tersor targets``: devices that a model can be optimized for, and what this machine can do."""
 
 from __future__ import annotations
 
-import dataclasses
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from tersor.cli import options
 from tersor.cli.output import print_json, print_table
 
+if TYPE_CHECKING:
+    from tersor.target import Target
 
-def targets(json: options.Json = False) -> None:
-    """List the devices, this machine first."""
-    from tersor.target import detect, machine, named
 
-    here = detect()
-    known = [here, *(target for target in (named("cpu"), named("cuda")) if target != here)]
+def targets(
+    name: Annotated[str, typer.Argument(metavar="[NAME]", help="Show one data sheet in full.")] = "",
+    measure: Annotated[
+        bool, typer.Option("--measure", help="Measure this machine in a few seconds and keep the profile.")
+    ] = False,
+    json: options.Json = False,
+) -> None:
+    """List the devices, this machine first, with their peak rates."""
+    from tersor.target import detect, known, machine, named
+
+    here, saved = detect(), ""
+    if measure:
+        from tersor.targets import measure as bench
+        from tersor.targets import profile
+
+        here = bench.measure(here)
+        saved = str(profile.save(here))
+    shown = [named(name)] if name else [here, *(target for target in known().values() if target.name != here.name)]
     if json:
-        print_json({"machine": machine(), "targets": [dataclasses.asdict(target) for target in known]})
+        print_json({"machine": machine(), "targets": [facts(target) for target in shown], "profile": saved})
+        return
+    if name:
+        _show_one(facts(shown[0]))
         return
     print(f"this machine: {machine()}\n")
-    rows = [(target.name, target.device, str(target.threads) if target.device == "cpu" else "") for target in known]
-    print_table(("target", "device", "threads"), rows, right=(2,))
+    print_table(
+        ("target", "device", "threads", "float32", "float16", "int8", "2:4", "memory", "bandwidth", "source"),
+        [_row(target) for target in shown],
+        right=(2, 3, 4, 5, 6, 7, 8),
+    )
+    print("\nrates in 10^12 operations per second, dense; 2:4 says which dtypes have sparse kernels")
+    if saved:
+        print(f"profile written to {saved}")
+    elif not here.rates:
+        print("this machine is not measured yet: tersor targets --measure")
+
+
+def facts(target: Target) -> dict[str, Any]:
+    """A target as plain values, in the units of `Target`."""
+    import dataclasses
+
+    return {**dataclasses.asdict(target), "dtypes": list(target.dtypes)}
+
+
+def _row(target: Target) -> tuple[str, ...]:
+    rates = tuple(f"{target.rates[name] / 1e12:.3g}" if name in target.rates else "" for name in _DTYPES)
+    return (
+        target.name,
+        target.device,
+        str(target.threads) if target.device == "cpu" else "",
+        *rates,
+        "yes" if target.sparse else "",
+        f"{target.memory / 1e9:.0f} GB" if target.memory else "",
+        f"{target.bandwidth / 1e9:.0f} GB/s" if target.bandwidth else "",
+        target.source,
+    )
+
+
+_DTYPES = ("float32", "float16", "int8")
+
+
+def _show_one(sheet: dict[str, Any]) -> None:
+    rates = [(f"{name}", f"{value / 1e12:.4g} Tera-operations/s") for name, value in sheet["rates"].items()]
+    sparse = [(f"{name}, 2:4", f"{value / 1e12:.4g} Tera-operations/s") for name, value in sheet["sparse"].items()]
+    lines = [
+        ("target", sheet["name"]),
+        ("product", sheet["product"]),
+        ("compute capability" if sheet["device"] == "cuda" else "instructions", sheet["capability"]),
+        ("multiprocessors" if sheet["device"] == "cuda" else "cores", str(sheet["units"])),
+        ("highest clock", f"{sheet['clock'] / 1e6:.0f} MHz"),
+        ("memory", f"{sheet['memory'] / 1e9:.0f} GB, {sheet['bandwidth'] / 1e9:.0f} GB/s"),
+        ("last-level cache", f"{sheet['cache'] / 1e6:.1f} MB"),
+        ("launch", f"{sheet['launch'] * 1e6:.1f} us (estimate)"),
+        *rates,
+        *sparse,
+        ("source", sheet["source"]),
+    ]
+    print_table(("", ""), [line for line in lines if line[1]])

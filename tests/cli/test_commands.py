@@ -101,7 +101,7 @@ def test_bisect_names_pass_and_site(tersor, tiny, monkeypatch):
     from tersor.context import Site
 
     found = Culprit("wrong-pass", Site("relu", "swapped", "layer1"), "output 'y' differs", 3)
-    monkeypatch.setattr(module, "bisect", lambda program, passes: found)
+    monkeypatch.setattr(module, "bisect", lambda program, passes, budget: found)
     code, out, _ = tersor("bisect", tiny, "--passes", "canonicalize")
     assert code == 7
     assert "wrong-pass" in out and "relu, from layer1: swapped" in out and "output 'y' differs" in out
