@@ -104,6 +104,8 @@ def _compile(model: ir.Model, threads: int) -> Any:
         properties.hint.performance_mode: properties.hint.PerformanceMode.LATENCY,
         properties.hint.inference_precision: openvino.Type.f32,
         properties.inference_num_threads: threads,
+        # Otherwise what layers with compressed weights read is rounded to eight bits, which no program says.
+        properties.hint.dynamic_quantization_group_size: 0,
     }
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"

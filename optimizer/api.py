@@ -17,7 +17,7 @@ from tersor.artefact import checked_writer
 from tersor.axes.summary import summarize
 from tersor.capture.torch import split_inputs
 from tersor.context import Pass
-from tersor.errors import BackendError, CaptureError, UsageError
+from tersor.errors import BackendError, CaptureError, InputError, UsageError
 from tersor.facts import facts, picture
 from tersor.lower import lower
 from tersor.optimized import Optimized
@@ -188,7 +188,7 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
     report.notes += original.notes
     report.model_hash, report.data_hash = fingerprint(original)
     with request.stage("reference"):
-        extra = [original.interface.flatten(*split_inputs(item)) for item in request.calibration]
+        extra = [_calibration(original, item, place) for place, item in enumerate(request.calibration)]
         reference = Reference.of(original, extra[:CHECKED])
         lossy = _lossy(original, extra, request, report)
     with request.stage("passes"):
@@ -208,6 +208,16 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
     return reference, outcome
 
 
+def _calibration(original: Any, item: Any, place: int) -> Any:
+    """One calibration input as flat tensors; raises InputError that says which one does not fit."""
+    try:
+        flat = original.interface.flatten(*split_inputs(item))
+        original.check_inputs(flat)
+    except InputError as error:
+        raise InputError(f"calibration input {place + 1}: {error.problem}", error.remedy) from None
+    return flat
+
+
 def _lossy(original: Any, extra: list[Any], request: Request, report: Report) -> Lossy | None:
     """What lossy passes may use and spend; None where there are none."""
     if all(item.exact for item in request.passes):
@@ -216,7 +226,8 @@ def _lossy(original: Any, extra: list[Any], request: Request, report: Report) ->
     if request.metric is None and not extra:
         report.notes.append("lossy passes were judged on the example inputs alone: give calibration data or a metric")
     quality = Quality.of(original, request.metric, request.budget, data)
-    return Lossy(quality, data, request.target, repairer(request.recover, request.progress, request.seed), request.seed)
+    repair = repairer(request.recover, request.progress, request.seed)
+    return Lossy(quality, data, request.target, repair, request.seed, request.backend)
 
 
 def _without_capture(request: Request, report: Report, error: CaptureError) -> Any:

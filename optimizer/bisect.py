@@ -9,6 +9,7 @@ from tersor.check import failure, structure
 from tersor.context import Context, Pass, Site
 from tersor.pipeline import Reference
 from tersor.program import Program
+from tersor.quality import Data, Quality
 from tersor.refresh import refresh
 from tersor.spec import render_one
 
@@ -33,20 +34,24 @@ class Culprit:
     tried: int
 
 
-def bisect(program: Program, passes: Sequence[Pass], verdict: Judge | None = None) -> Culprit | None:
+def bisect(
+    program: Program, passes: Sequence[Pass], verdict: Judge | None = None, *, budget: float | None = None
+) -> Culprit | None:
     """The first guilty pass and site, or None where the whole pipeline is right.
 
     Exact passes are guilty where an output moves; lossy ones where they raise (as a cut does that is not the zeroed
-    original) or leave a program that is not well formed. A verdict of the caller's replaces both.
+    original), leave a program that is not well formed, or with ``budget`` lose more than this share of the agreement
+    with the original on its example inputs. A verdict of the caller's replaces all of these.
 
     Passes are applied in order without being dropped; the first after which the program is wrong is searched by
     halving its sites, so the number of trials grows with the logarithm of the number of sites.
     """
     given, current, tried = verdict, program, 0
     exact = given or _against(program)
+    lossy = given or (_well_formed(program) if budget is None else _within(program, budget))
     for item in passes:
         context = Context(calibration=(current.inputs,))
-        judge = exact if item.exact else given or _well_formed(program)
+        judge = exact if item.exact else lossy
         after, problem = _apply(current, item, context, judge)
         tried += 1
         if problem is None:
@@ -69,6 +74,11 @@ def _against(program: Program) -> Judge:
 
 def _well_formed(program: Program) -> Judge:
     return lambda candidate: structure(program, candidate)
+
+
+def _within(program: Program, budget: float) -> Judge:
+    quality = Quality.of(program, None, budget, Data.split(program.inputs, ()))
+    return lambda candidate: structure(program, candidate) or quality.problem(quality.measure(candidate))
 
 
 def _apply(program: Program, item: Pass, context: Context, verdict: Judge) -> tuple[Program | None, str | None]:

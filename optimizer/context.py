@@ -10,12 +10,13 @@ from torch import fx
 
 from tersor.interface import Flat
 from tersor.program import Program
-from tersor.report.model import Parity
+from tersor.report.model import Parity, PrecisionRecord
 from tersor.target import Target, detect
 
 if TYPE_CHECKING:
     from tersor.axes.analysis import Axes
     from tersor.axes.select import Kept
+    from tersor.quality import Quality
 
 
 @dataclass(frozen=True)
@@ -41,20 +42,26 @@ class Context:
         limit: set by bisect; only candidates it accepts are taken.
         calibration: unlabelled flat inputs to collect statistics from; at least the example inputs.
         target: the device whose costs decide what pays.
+        backend: that the program is made for; "auto" where the fastest is looked for.
         seed: of everything random.
         taken, skipped: sites in order.
         proofs: comparisons that a pass made itself, such as a cut with the zeroed original.
         cuts: for each cut, the analysis and the indices that stay, so that recovery can tell what belongs together.
+        quality: what will judge the result; None where nobody does.
+        precision: told by a pass that quantizes: where its error comes from.
     """
 
     limit: Callable[[Site], bool] | None = None
     calibration: tuple[Flat, ...] = ()
     target: Target = field(default_factory=detect)
+    backend: str = "auto"
     seed: int = 0
     taken: list[Site] = field(default_factory=list)
     skipped: list[Site] = field(default_factory=list)
     proofs: list[Parity] = field(default_factory=list)
     cuts: list[tuple[Axes, Kept]] = field(default_factory=list)
+    quality: Quality | None = None
+    precision: PrecisionRecord | None = None
 
     def take(self, node: fx.Node, detail: str) -> bool:
         """Announce an edit at ``node``; do the edit only where this returns True."""

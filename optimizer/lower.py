@@ -20,6 +20,7 @@ SLOWER = 1.02
 """A rewrite that is measured slower than this multiple of the original does not pay."""
 
 ORIGINAL = "original"
+EXACT = "exact passes only"
 
 ALONE = "1 thread"
 THREADED = ("onnxruntime", "openvino")
@@ -71,7 +72,8 @@ def lower(
 ) -> Lowered:
     """Compile for the wanted backend, or for every installed one where ``wanted`` is "auto", and keep the fastest.
 
-    The original is compiled by the fastest backend too: a rewrite that does not pay there is not kept.
+    The original is compiled by the fastest backend too, and what there was before the lossy passes: a rewrite that does
+    not pay there is not kept.
 
     Raises:
         BackendError: no backend takes the program; the message holds each one's reason.
@@ -92,6 +94,8 @@ def lower(
             _fastest(race, _measure(race, reference, seconds / 2 if len(race.entries) > 1 else 0))
         ].backend
         race.enter(f"{best.name} ({ORIGINAL})", reference.program, best, reference, report)
+        if outcome.exact is not None and outcome.exact is not reference.program:
+            race.enter(f"{best.name} ({EXACT})", outcome.exact, best, reference, report)
     report.notes += [f"backend {label} was not used: {reason}" for label, reason in race.refused.items()]
     if not race.entries:
         reasons = "; ".join(f"{label}: {reason}" for label, reason in race.refused.items())
@@ -157,7 +161,7 @@ def _fastest(race: _Race, timings: list[Timing]) -> str:
 
 
 def _choose(race: _Race, rewritten: Program, report: Report) -> str:
-    """The fastest label; the original of the same backend wins only where it is clearly faster."""
+    """The fastest label; what came before on the same backend wins only where it is clearly faster."""
     fastest = _fastest(race, report.timings)
     backend = race.entries[fastest].backend.name
     if race.entries[fastest].program is rewritten or backend not in race.entries:
@@ -166,7 +170,7 @@ def _choose(race: _Race, rewritten: Program, report: Report) -> str:
     if _significantly_slower(by_label[backend], by_label[fastest]):
         report.notes.append(
             f"the rewrite does not pay on {backend}: {by_label[backend].median_ms:.3g} ms against "
-            f"{by_label[fastest].median_ms:.3g} ms of the original, which is kept"
+            f"{by_label[fastest].median_ms:.3g} ms of {fastest}, which is kept"
         )
         return fastest
     return backend

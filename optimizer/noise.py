@@ -81,7 +81,7 @@ class _Rounded(fx.Interpreter):
         return value * (1 + error * torch.finfo(value.dtype).eps)
 
 
-QUANTIZERS = ("quantized_decomposed::quantize_per_tensor", "quantized_decomposed::quantize_per_channel")
+QUANTIZERS = tuple(f"quantized_decomposed::quantize_per_{part}" for part in ("tensor", "channel", "token"))
 STEP = 1e-4
 """Share of a step by which other kernels' sums may differ from ours: they multiply, round and add in another order."""
 RUNS = 3
@@ -101,7 +101,8 @@ class _Shaken(fx.Interpreter):
         if getattr(target, "_schema", None) is not None and target._schema.name in QUANTIZERS:
             value, scale, *rest = args
             step = torch.as_tensor(scale, dtype=value.dtype)
-            step = step if step.dim() == 0 else spread(step, value, int(rest[1]))
+            if target._schema.name == QUANTIZERS[1]:
+                step = spread(step, value, int(rest[1]))
             shake = torch.rand(value.shape, generator=self.generator, dtype=value.dtype) * 2 - 1
             args = (value + shake * STEP * step, scale, *rest)
         return super().call_function(target, args, kwargs)

@@ -115,11 +115,13 @@ class Outcome:
         program: the rewritten program; the original where nothing was kept.
         reference: what exact passes, backends and files must reproduce: the original, or what the last lossy pass left.
         steps: one record per pass, in order.
+        exact: what exact passes had made before the first lossy pass that was kept; None where none was.
     """
 
     program: Program
     reference: Reference
     steps: list[StepRecord] = field(default_factory=list)
+    exact: Program | None = None
 
 
 Repair = Callable[[Program, Program, Context], tuple[Program, list[SiteRecord]]]
@@ -136,6 +138,7 @@ class Lossy:
         target: the device that decides what pays.
         repair: run after each lossy pass.
         seed: of everything random.
+        backend: that the program is made for, or "auto".
     """
 
     quality: Quality
@@ -143,10 +146,14 @@ class Lossy:
     target: Target = field(default_factory=detect)
     repair: Repair | None = None
     seed: int = 0
+    backend: str = "auto"
 
     def context(self) -> Context:
         """What a pass is given."""
-        return Context(calibration=self.data.calibration, target=self.target, seed=self.seed)
+        return Context(
+            calibration=self.data.calibration, target=self.target, backend=self.backend, seed=self.seed,
+            quality=self.quality,
+        )  # fmt: skip
 
 
 def run(
@@ -195,9 +202,12 @@ def _step(
     candidate = attempt(outcome, item, context, lossy, record)
     record.sites = [SiteRecord(site.node, site.detail, site.origin) for site in context.taken]
     record.skipped = [SiteRecord(site.node, site.detail, site.origin) for site in context.skipped]
+    record.precision = context.precision
     record.nodes_after = _count(candidate or outcome.program)
     record.seconds = time.perf_counter() - started
     if candidate is not None:
+        if not item.exact and outcome.exact is None:
+            outcome.exact = outcome.program
         outcome.program = candidate
         if not item.exact:
             outcome.reference = outcome.reference.moved(candidate)

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from tersor.context import Context
 from tersor.factor.options import whole
+from tersor.interface import Flat
 from tersor.program import Program
-from tersor.quant.grid import Grid, grid
-from tersor.quant.insert import put_activation, put_bias, put_weight
+from tersor.quant.attribution import precision, share
+from tersor.quant.fallback import affordable, within_budget
+from tersor.quant.grid import grid
 from tersor.quant.placement import Rules, rules
-from tersor.quant.plan import Layer, candidates, plan
+from tersor.quant.plan import Layer, candidates
 from tersor.quant.ranges import method
-from tersor.quant.scales import Scale, of_activations
-from tersor.quant.simulate import Rounding, affordable
-from tersor.quant.weights import ROUNDINGS, Whole, of_layers
-from tersor.rewrite_values import fake, key
+from tersor.quant.saturation import saturates
+from tersor.quant.simulate import alone
+from tersor.quant.static import Prepared, prepare
+from tersor.quant.weights import ROUNDINGS
+from tersor.quant.worth import paying
+from tersor.target import Target
+
+LOOKED_AT = 4
+"""Calibration inputs on which errors of outputs are compared, the smallest ones."""
 
 
 @dataclass(frozen=True)
@@ -25,25 +32,29 @@ class Quantize:
     """Compute convolutions and linear layers on eight-bit integers (Jacob et al., arXiv:1712.05877).
 
     Weights have one scale per output channel, activations one per tensor, from what the calibration data showed. What
-    is quantized is what the backend then fuses; every quantization is explicit in the graph. Layers that would add most
-    to the error of the outputs stay in floating point until the rest adds no more than ``noise``.
+    is quantized is what the backend then fuses; every quantization is explicit in the graph. Layers stay in floating
+    point where converting numbers for them costs more than integers save, and where they would add most to the error
+    of the outputs: until the rest adds no more than ``noise``, and the metric or the agreement is within the budget.
 
     Attributes:
-        weights: format of weights: "int8", or "int7" where sums of products would overflow.
+        weights: format of weights: "int8", or "int7" where sums of products would overflow; "auto" asks the target.
         activations: format of activations; empty takes the backend's.
         ranges: "mse", "entropy", "percentile" or "min-max", see `tersor.quant.ranges`.
-        backend: whose integer kernels decide what is quantized: "onnxruntime" or "openvino".
+        backend: whose integer kernels decide what is quantized: "onnxruntime", "openvino" or "tensorrt"; "auto" takes
+            the one that the program is made for, else the first on a CPU and the last on a GPU.
         rounding: of weights: "nearest", "gptq" or "adaround"; the shift of the outputs that any of them leaves is taken
             off the bias.
         noise: share of the outputs' energy that may be added, on calibration data; 1 quantizes whatever can be.
+        anyway: also quantize layers for which that is predicted to cost time.
     """
 
-    weights: str = "int8"
+    weights: str = "auto"
     activations: str = ""
     ranges: str = "mse"
-    backend: str = "onnxruntime"
+    backend: str = "auto"
     rounding: str = "nearest"
     noise: float = 0.05
+    anyway: bool = False
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -51,60 +62,73 @@ class Quantize:
         method(self.ranges)
         if self.rounding not in ROUNDINGS:
             raise ValueError(f"rounding is {self.rounding!r}; wanted one of {', '.join(ROUNDINGS)}")
-        grid(self.weights)
+        if self.weights != "auto":
+            grid(self.weights)
         grid(self.activations or "uint8")
         whole("noise", self.noise)
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""
-        table = rules(self.backend)
-        found = self._found(program, table, context)
-        if not found:
+        table = rules(self.backend, context.target, context.backend)
+        layers = self._layers(program, table, context)
+        if not layers:
             return
-        on, weights = grid(self.activations or table.activations), grid(self.weights)
+        weights, why = self._weights(context.target)
+        formats = grid(weights), grid(self.activations or table.activations)
         inputs = context.calibration or (program.inputs,)
-        names = [node.name for node in plan(found, table).tensors]
-        scales = of_activations(program, names, on, self.ranges, inputs)
-        own = of_layers(program, found, weights, self.rounding, inputs, seed=context.seed)
-        rounding = Rounding(on, scales, {name: item.values for name, item in own.items()})
-        chosen = self._chosen(program, context, found, rounding)
-        self._put(program, chosen, table, scales, own, on, weights)
+        ready = prepare(program, layers, table, formats, self.ranges, self.rounding, inputs, context.seed)
+        stay, costs = self._stay(ready, context)
+        told = f"{weights} weights{f' ({why})' if why else ''}, {formats[1].name} activations"
+        taken = [layer for layer in stay if context.take(layer.node, f"{told}{_cost(layer, costs)}")]
+        for layer in (item for item in layers if item not in stay):
+            back = f"; {share(program, layer):.1%} of the multiply-adds given back"
+            context.skip(layer.node, f"stays in floating point{_cost(layer, costs)}{back}")
+        if context.limit is None:
+            given_back = {layer.node.name: costs.get(layer.node.name) for layer in layers if layer not in stay}
+            context.precision = precision(
+                program, ready.rounding, layers, taken, given_back, _few(inputs)[0], (weights, why)
+            )
+        ready.put(program, taken)
 
-    def _found(self, program: Program, table: Rules, context: Context) -> list[Layer]:
+    def _weights(self, target: Target) -> tuple[str, str]:
+        """The format of weights, and why where the user did not choose it."""
+        if self.weights != "auto":
+            return self.weights, ""
+        why = saturates(target)
+        return ("int7", why) if why else ("int8", "")
+
+    def _layers(self, program: Program, table: Rules, context: Context) -> list[Layer]:
+        """The layers that could be computed on integers, and for which that is predicted to pay."""
         made = []
         for node, found in candidates(program, table):
             if isinstance(found, str):
                 context.skip(node, found)
+            elif context.target.device not in table.devices:
+                context.skip(node, f"the integer kernels asked for run on {', '.join(table.devices)} only")
             else:
                 made.append(found)
-        return made
+        if self.anyway:
+            return made
+        stay, reasons = paying(made, table)
+        for layer, reason in reasons.items():
+            context.skip(layer.node, reason)
+        return stay
 
-    def _chosen(self, program: Program, context: Context, found: Sequence[Layer], rounding: Rounding) -> list[Layer]:
-        """The layers that the noise allows, announced."""
-        inputs = (context.calibration or (program.inputs,))[:4]
-        wanted = [program.run(flat) for flat in inputs]
-        stay, costs = affordable(program, rounding, found, inputs, wanted, self.noise)
-        taken = []
-        for layer in found:
-            cost = costs.get(layer.node.name)
-            told = "" if cost is None else f", {cost:.2g} of the outputs' energy by itself"
-            if layer not in stay:
-                context.skip(layer.node, f"stays in floating point{told}")
-            elif context.take(layer.node, f"{self.weights} weights, {rounding.on.name} activations{told}"):
-                taken.append(layer)
-        return taken
+    def _stay(self, ready: Prepared, context: Context) -> tuple[list[Layer], dict[str, float]]:
+        """The layers that the noise and the budget allow, and what each costs alone, where that was looked at."""
+        inputs = _few(context.calibration or (ready.program.inputs,))
+        wanted = [ready.program.run(flat) for flat in inputs]
+        stay, costs = affordable(ready.program, ready.rounding, ready.layers, inputs, wanted, self.noise)
+        if not stay or ready.accepted(stay, context.quality):
+            return stay, costs
+        costs = costs or alone(ready.program, ready.rounding, ready.layers, inputs[:1], wanted[:1])
+        return within_budget(stay, costs, lambda layers: ready.accepted(layers, context.quality)), costs
 
-    def _put(
-        self, program: Program, chosen: Sequence[Layer], table: Rules, scales: dict[str, Scale],
-        own: dict[str, Whole], on: Grid, weights: Grid,
-    ) -> None:  # fmt: skip
-        made = plan(chosen, table)
-        for layer in chosen:
-            item, scale = own[layer.node.name], scales[made.tensors[layer.source].name][0]
-            integers = key(layer.node) != "linear" or fake(layer.source).dim() == 2
-            put_bias(program, layer.node, item, scale if integers else None)
-            put_weight(program, layer.node, item, weights)
-        for node, root in made.tensors.items():
-            put_activation(node, *scales[root.name], on, None if node in made.whole else made.layers)
-        program.prune_weights()
-        program.changed()
+
+def _few(inputs: Sequence[Flat]) -> list[Flat]:
+    return sorted(inputs, key=lambda flat: sum(value.numel() for value in flat))[:LOOKED_AT]
+
+
+def _cost(layer: Layer, costs: Mapping[str, float]) -> str:
+    cost = costs.get(layer.node.name)
+    return "" if cost is None else f", {cost:.2g} of the outputs' energy by itself"

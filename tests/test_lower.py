@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
 
 import tersor
+from tersor.context import Context
+from tersor.program import Program
+from tersor.rewrite import insert_call, insert_weight
+from tersor.rewrite_values import key
 from tersor.target import Target
 
 
@@ -48,3 +55,35 @@ def test_a_backend_that_is_not_installed_is_named_and_the_fastest_of_the_others_
 @pytest.mark.parametrize(("width", "threads"), [(8, 1), (60_000, 2)])
 def test_large_ones_and_single_cores_are_not(width: int, threads: int) -> None:
     assert timed(nn.Linear(512, width), threads) == {"eager", "onnxruntime", "eager (original)"}
+
+
+@dataclass(frozen=True)
+class Slow:
+    """A lossy pass that costs time: products with the identity."""
+
+    exact: ClassVar[bool] = False
+
+    def __call__(self, program: Program, context: Context) -> None:
+        node = next(node for node in program.nodes if key(node) == "linear")
+        if not context.take(node, "slowed down"):
+            return
+        readers, made = list(node.users), node
+        eye = insert_weight(program, node, "eye", torch.eye(64))
+        for _ in range(200):
+            made = insert_call(readers[0], torch.ops.aten.matmul.default, (made, eye))
+        for reader in readers:
+            reader.replace_input_with(node, made)
+        program.changed()
+
+
+def test_a_lossy_pass_that_costs_time_is_not_kept_and_the_exact_ones_before_it_are() -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)).eval()
+    fast = tersor.optimize(
+        model, (torch.rand(8, 64),), passes=["fold-batch-norm", Slow()], backend="eager", budget=1.0, recover="none",
+        target=Target("cpu", "cpu", 1), seconds=0.1, progress=False,
+    )  # fmt: skip
+    assert [step.status for step in fast.report.steps][:2] == ["kept", "kept"]
+    assert {"eager (original)", "eager (exact passes only)"} <= {timing.name for timing in fast.report.timings}
+    assert fast.report.kept in ("eager (original)", "eager (exact passes only)")
+    assert any("does not pay on eager" in note for note in fast.report.notes)
+    assert not any(key(node) == "matmul" for node in fast.program.nodes)

@@ -20,6 +20,10 @@ def bisect(
         str,
         typer.Option("--passes", metavar="SPEC", help='Pipeline, as "name,name{option=value}".', show_default=False),
     ],
+    budget: Annotated[
+        str | None,
+        typer.Option("--budget", metavar="SHARE", help="What lossy passes may lose of the agreement, e.g. 1%."),
+    ] = None,
     dim: options.Dims = None,
     inputs: options.Inputs = None,
     json: options.Json = False,
@@ -30,7 +34,8 @@ def bisect(
         from tersor.spec import parse
 
         pipeline = parse(passes)
-        culprit = search(options.load(model, dim, inputs), pipeline)
+        allowed = None if budget is None else options.fraction(budget)
+        culprit = search(options.load(model, dim, inputs), pipeline, budget=allowed)
     if json:
         print_json({"model": model, "passes": passes, "culprit": _plain(culprit)})
     else:

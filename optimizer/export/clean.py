@@ -8,8 +8,11 @@ import onnx_ir as ir
 from onnx_ir.passes import common
 
 from tersor.export.constants import fold_constants, lift_constants, merge_duplicates
+from tersor.export.dynamic_quantized import integer_products
 from tersor.export.fuse import fuse
+from tersor.export.islands import keep_islands
 from tersor.export.noops import remove_noops
+from tersor.export.quantized import store_weights
 from tersor.export.shapes import simplify_shapes
 from tersor.export.types import infer_types
 
@@ -36,6 +39,9 @@ def clean(model: ir.Model) -> None:
         remove_unused(model)
         if not any(changed):
             break
+    integer_products(graph)
+    store_weights(graph)
+    keep_islands(graph)
     merge_duplicates(graph)
     remove_unused(model)
     forget_metadata(model)

@@ -18,6 +18,7 @@ from tersor.errors import ExportError
 from tersor.export.clean import clean
 from tersor.export.interface import restore_interface
 from tersor.export.placeholders import prepared
+from tersor.export.quantized import least_opset
 from tersor.export.reexport import first_line, reexport
 from tersor.export.translations import translation_table
 from tersor.export.translator import remembered_table
@@ -50,7 +51,7 @@ def to_onnx_model(program: Program, opset: int | None = None, *, keep_attention:
     if key in program.derived:
         found: ir.Model = program.derived[key]
         return found
-    table = translation_table(keep, program.opaque)
+    table = translation_table(keep, program.opaque, version)
     model = _translate(reexport(prepared(program)), version, table)
     clean(model)
     restore_verbatim(model, program.opaque)
@@ -60,8 +61,10 @@ def to_onnx_model(program: Program, opset: int | None = None, *, keep_attention:
 
 
 def _opset_for(program: Program) -> int:
-    """The default, or the newest opset that a node kept from a file was written for."""
-    return max([DEFAULT_OPSET, *(node.opset_imports.get("", 0) for node in program.opaque.values())])
+    """The default, or the newest opset that a node kept from a file was written for, or that stored weights want."""
+    return max(
+        [DEFAULT_OPSET, least_opset(program), *(node.opset_imports.get("", 0) for node in program.opaque.values())]
+    )
 
 
 def _checked_opset(opset: int) -> int:

@@ -14,9 +14,11 @@ import torch
 
 from tersor.export.attention import attention, attention_node
 from tersor.export.division import divide, floor_divide
+from tersor.export.dynamic_quantized import DYNAMIC
 from tersor.export.gather import index
 from tersor.export.norms import batch_norm, group_norm, rms_norm, whole_batch_norm
 from tersor.export.placeholders import opaque_translation, reshape_operator
+from tersor.export.quantized import quantized_table
 from tersor.export.record import Value, ints, op, recorded, scalar, vector
 from tersor.export.windows import (
     convolution,
@@ -30,15 +32,20 @@ from tersor.export.windows import (
 aten = torch.ops.aten
 
 
-def translation_table(keep_attention: bool, opaque: Mapping[str, Any]) -> dict[Callable[..., Any], Callable[..., Any]]:
+def translation_table(
+    keep_attention: bool, opaque: Mapping[str, Any], opset: int
+) -> dict[Callable[..., Any], Callable[..., Any]]:
     """The table for ``torch.onnx.export(custom_translation_table=...)``.
 
     Args:
         keep_attention: write scaled-dot-product attention as one Attention node (opset 23 and later).
         opaque: the program's nodes kept verbatim, by key.
+        opset: of the file.
     """
     return {
         **_TABLE,
+        **DYNAMIC,
+        **quantized_table(opset),
         **opaque_translation(opaque),
         aten.scaled_dot_product_attention.default: attention_node if keep_attention else attention,
     }

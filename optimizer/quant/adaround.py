@@ -52,7 +52,7 @@ class _Problem:
         size: steps, 0 to 1.
         gram: [..., in, in].
         share: one over the error of nearest rounding, [..., out, 1]; 0 where that is 0.
-        bound: clipped, or at the top of the grid: there is nothing to choose.
+        bound: zero, clipped, or at the top of the grid: there is nothing to choose.
     """
 
     rest: Tensor
@@ -83,7 +83,7 @@ def adaround(
     The error of the outputs depends on the inputs only through their Gram matrix, so no inputs are needed. Each output
     is its own problem, and its error counts relative to that of nearest rounding. What was learnt is improved by
     `descend`, which goes beyond the paper; an output for which nearest rounding is as good keeps it, and so does every
-    input that was always zero.
+    input that was always zero. Weights that are zero stay zero, so that sparse layers stay sparse.
 
     Args:
         weight: [..., out, in].
@@ -117,7 +117,7 @@ def _posed(weight: Tensor, gram: Tensor, plain: Levels, step: Tensor, below: Ten
     # Beyond this nothing is left to gain, and squares of slopes would leave float32.
     share = torch.where(reference > 0, 1 / reference, 0.0).clamp_max(1e15)
     rest = weight / step - (below.clamp(on.lowest, on.highest) - wide(plain.zero, weight.shape[-1]))
-    bound = (below < on.lowest) | (below >= on.highest)
+    bound = (below < on.lowest) | (below >= on.highest) | (weight == 0)
     return _Problem(rest.float(), (step / unit).float(), (gram / energy).float(), share.float(), bound)
 
 
@@ -145,6 +145,8 @@ def _learn(problem: _Problem, course: Course, seed: int, progress: Progress) -> 
 def descend(weight: Tensor, gram: Tensor, levels: Levels, on: str | Grid, *, steps: int | None = None) -> Levels:
     """Move single weights by one level while that lowers an output's error, each time that which lowers it most.
 
+    Weights that are zero stay where they are.
+
     Args:
         weight: [..., out, in].
         gram: [..., in, in].
@@ -162,7 +164,7 @@ def descend(weight: Tensor, gram: Tensor, levels: Levels, on: str | Grid, *, ste
     worth_it = -1e-9 * (pull * gap).sum(-1, keepdim=True).abs()
     for _ in range(real.shape[-1] if steps is None else steps):
         way = -pull.sign()
-        outside = (level + way < on.lowest) | (level + way > on.highest)
+        outside = (level + way < on.lowest) | (level + way > on.highest) | (real == 0)
         gain, place = (own - 2 * step * pull.abs()).masked_fill(outside, 0).min(-1, keepdim=True)
         moving = gain < worth_it
         if not bool(moving.any()):

@@ -34,7 +34,7 @@ def gptq(
     With ``gram + damping = R R^T``, R upper triangular, that place is ``w_j + sum_i<j (w_i - q_i) R_ij / R_jj``: the
     paper's update without an inverse (and Babai's nearest plane, Chen et al., arXiv:2507.18553). An output that nearest
     rounding serves better keeps nearest rounding; so does an input that was always zero, and the whole weight where the
-    Gram matrix is zero because there were no data.
+    Gram matrix is zero because there were no data. Weights that are zero stay zero, so that sparse layers stay sparse.
 
     Args:
         weight: [..., out, in].
@@ -99,7 +99,8 @@ def _sweep(
         for j in range(part.stop - first):
             at = first + j
             target = weight[..., at] + push[..., j] / inner[..., j, j, None]
-            level[..., at] = quantize(target, scale[..., at], zero[..., at], on)
+            found = quantize(target, scale[..., at], zero[..., at], on)
+            level[..., at] = torch.where(weight[..., at] == 0, zero[..., at].to(on.dtype), found)
             gap[..., at] = weight[..., at] - dequantize(level[..., at], scale[..., at], zero[..., at])
             push[..., j + 1 :] += gap[..., at, None] * inner[..., j, None, j + 1 :]
     return level, scale, zero

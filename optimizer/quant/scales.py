@@ -27,8 +27,14 @@ def of_activations(
     ranges: str,
     inputs: Sequence[Flat],
     progress: Progress | None = None,
+    *,
+    symmetric: bool = False,
 ) -> dict[str, Scale]:
-    """One scale for each named node's result; raises InputError where calibration makes one NaN or infinite."""
+    """One scale for each named node's result.
+
+    Raises:
+        InputError: calibration shows no value of one, or makes one NaN or infinite.
+    """
     seen = {name: Histogram() for name in names}
     observe(program, {name: item.add for name, item in seen.items()}, inputs, progress=progress)
     found = {}
@@ -38,6 +44,10 @@ def of_activations(
                 f"the calibration inputs make {item.bad} values of {name} NaN or infinite",
                 "look for such values in the calibration data; they cannot be quantized",
             )
-        low, high = method(ranges)(item, on, False)
-        found[name] = affine(torch.tensor(low), torch.tensor(high), on, symmetric=False)
+        if not item.seen:
+            raise InputError(
+                f"the calibration inputs show no value of {name}", "give inputs with at least one sample each"
+            )
+        low, high = method(ranges)(item, on, symmetric)
+        found[name] = affine(torch.tensor(low), torch.tensor(high), on, symmetric=symmetric)
     return found

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx
@@ -12,9 +12,29 @@ from torch import Tensor, fx
 from tersor.interface import Flat
 from tersor.program import Program
 from tersor.progress import Progress, Silent
-from tersor.quant.grid import Grid, rounded
-from tersor.quant.plan import Layer
+from tersor.quant.grid import Grid
+from tersor.quant.placement import Rules
+from tersor.quant.plan import Layer, plan
 from tersor.rewrite_values import arguments
+
+
+class Rounder(Protocol):
+    """What a program is rounded by: the grid of activations, rounded weights by layer name, and which tensors."""
+
+    @property
+    def on(self) -> Grid:
+        """Of activations."""
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The rounded weight by layer name."""
+
+    @property
+    def rules(self) -> Rules:
+        """Which tensors are rounded for which layers."""
+
+    def activation(self, name: str, value: Tensor) -> Tensor:
+        """A node's result after quantizing and taking back."""
 
 
 @dataclass(frozen=True)
@@ -25,46 +45,59 @@ class Rounding:
         on: the grid of activations.
         scales: scale and zero point by node name.
         weights: the rounded weight by layer name.
+        rules: which tensors are rounded for which layers.
     """
 
     on: Grid
     scales: dict[str, tuple[Tensor, Tensor]]
     weights: dict[str, Tensor]
+    rules: Rules
 
     def activation(self, name: str, value: Tensor) -> Tensor:
         """A node's result after quantizing and taking back."""
-        return rounded(value, *self.scales[name], self.on)
+        scale, zero = self.scales[name]
+        return torch.fake_quantize_per_tensor_affine(value, float(scale), int(zero), self.on.lowest, self.on.highest)
 
 
 class _Simulated(fx.Interpreter):
-    """Rounds what the chosen layers read, their weights, and the results that their kernels give out as integers."""
+    """Rounds what the plan of the chosen layers rounds, for the nodes that would read it rounded."""
 
-    def __init__(self, program: Program, rounding: Rounding, layers: Collection[Layer]) -> None:
+    def __init__(
+        self, program: Program, rounding: Rounder, layers: Collection[Layer], watched: Collection[str] = ()
+    ) -> None:
         super().__init__(program.module(), garbage_collect_values=True)
-        self.rounding = rounding
-        self.layers = {layer.node.name: layer for layer in layers}
-        self.results = {layer.result.name for layer in layers if layer.closed}
+        made = plan(list(layers), rounding.rules)
+        self.rounding, self.watched = rounding, set(watched)
+        self.seen: dict[str, Tensor] = {}
+        self.layers = {node.name for node in made.layers}
+        self.readers = {node.name for node in made.readers}
+        self.whole = {node.name: made.tensors[node].name for node in made.whole}
+        self.partly = {node.name: root.name for node, root in made.tensors.items() if node not in made.whole}
 
     def run_node(self, n: fx.Node) -> Any:
-        layer = self.layers.get(n.name)
-        if layer is None:
-            made = super().run_node(n)
-        else:
-            source, weight = layer.source, arguments(n)["weight"]
-            args, kwargs = fx.node.map_arg(
-                (n.args, n.kwargs),
-                lambda item: (
-                    self.rounding.weights[n.name] if item is weight
-                    else self.rounding.activation(source.name, self.env[item]) if item.name == source.name
-                    else self.env[item]
-                ),
-            )  # fmt: skip
-            made = self.call_function(n.target, args, kwargs)
-        return self.rounding.activation(n.name, made) if n.name in self.results else made
+        made = super().run_node(n)
+        if n.name in self.watched:
+            self.seen[n.name] = made
+        return self.rounding.activation(self.whole[n.name], made) if n.name in self.whole else made
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> tuple[Any, Any]:
+        """The arguments, rounded where this node reads them rounded."""
+        if n.name not in self.readers:
+            return super().fetch_args_kwargs_from_env(n)
+        weight = arguments(n)["weight"] if n.name in self.layers else None
+
+        def value(source: fx.Node) -> Any:
+            if source is weight:
+                return self.rounding.weights[n.name]
+            found = self.env[source]
+            return self.rounding.activation(self.partly[source.name], found) if source.name in self.partly else found
+
+        args, kwargs = fx.node.map_arg((n.args, n.kwargs), value)
+        return args, kwargs
 
 
 def error(
-    program: Program, rounding: Rounding, layers: Collection[Layer], inputs: Sequence[Flat], wanted: Sequence[Flat]
+    program: Program, rounding: Rounder, layers: Collection[Layer], inputs: Sequence[Flat], wanted: Sequence[Flat]
 ) -> float:
     """Energy of what quantizing these layers adds to the outputs, relative to the outputs' energy, over all inputs."""
     total, added = 0.0, 0.0
@@ -73,15 +106,18 @@ def error(
             made = _Simulated(program, rounding, layers).run(*flat)
             for got, true in zip(made, right, strict=True):
                 if isinstance(true, Tensor) and true.is_floating_point():
-                    true = true.double()
-                    added += float((got.double() - true).square().sum())
-                    total += float(true.square().sum())
+                    added += _energy(got.double() - true.double())
+                    total += _energy(true)
     return added / max(total, 1e-300)
+
+
+def _energy(value: Tensor) -> float:
+    return float(value.double().square().sum())
 
 
 def alone(
     program: Program,
-    rounding: Rounding,
+    rounding: Rounder,
     layers: Sequence[Layer],
     inputs: Sequence[Flat],
     wanted: Sequence[Flat],
@@ -97,25 +133,48 @@ def alone(
     return found
 
 
-def affordable(
-    program: Program,
-    rounding: Rounding,
-    layers: Sequence[Layer],
-    inputs: Sequence[Flat],
-    wanted: Sequence[Flat],
-    limit: float,
-) -> tuple[list[Layer], dict[str, float]]:
-    """The layers that may be quantized together with at most ``limit`` of error, and the error of each alone.
+@dataclass
+class Attribution:
+    """Where the error of a program comes from, each by layer name and relative to the energy of what is compared.
 
-    Those that add most by themselves leave first, a twentieth at a time, until the rest together are within the limit.
+    Attributes:
+        local: of a layer's own result, with everything quantized.
+        alone: of the outputs, with only this layer quantized.
+        together: of the outputs, with this layer and all before it quantized.
     """
-    costs: dict[str, float] = {}
-    stay = list(layers)
-    if error(program, rounding, stay, inputs, wanted) <= limit:
-        return stay, costs
-    costs = alone(program, rounding, layers, inputs, wanted)
-    stay.sort(key=lambda layer: costs[layer.node.name])
-    while stay and error(program, rounding, stay, inputs, wanted) > limit:
-        del stay[-max(1, len(layers) // 20) :]
-    order = {layer.node.name: place for place, layer in enumerate(layers)}
-    return sorted(stay, key=lambda layer: order[layer.node.name]), costs
+
+    local: dict[str, float] = field(default_factory=dict)
+    alone: dict[str, float] = field(default_factory=dict)
+    together: dict[str, float] = field(default_factory=dict)
+
+
+def attribute(
+    program: Program, rounding: Rounder, layers: Sequence[Layer], flat: Flat, most: int | None = None
+) -> Attribution:
+    """What each layer does to its own result and to the outputs, on one input.
+
+    Args:
+        layers: those that are quantized, in execution order.
+        most: at most so many layers are quantized alone and with all before them, those first whose results are off
+            most; each takes two runs of the program. None takes all.
+    """
+    names = [layer.node.name for layer in layers]
+    made = Attribution(_local(program, rounding, layers, flat))
+    chosen = set(sorted(names, key=lambda name: -made.local[name])[:most])
+    wanted = [program.run(flat)]
+    for place, layer in enumerate(layers):
+        name = layer.node.name
+        if name in chosen:
+            made.alone[name] = error(program, rounding, [layer], [flat], wanted)
+            made.together[name] = error(program, rounding, layers[: place + 1], [flat], wanted)
+    return made
+
+
+def _local(program: Program, rounding: Rounder, layers: Sequence[Layer], flat: Flat) -> dict[str, float]:
+    names = [layer.node.name for layer in layers]
+    runs = [_Simulated(program, rounding, chosen, names) for chosen in ((), layers)]
+    with torch.no_grad():
+        for item in runs:
+            item.run(*flat)
+    true, got = (item.seen for item in runs)
+    return {name: _energy(got[name] - true[name]) / max(_energy(true[name]), 1e-300) for name in names}

@@ -66,7 +66,8 @@ def of_layers(
 
 def _tap(layer: Layer) -> Tap:
     spatial = layer.weight.dim() - 2
-    return Tap(layer.node.name, layer.source.name, fake(layer.source).dim() - 1 - spatial)
+    read = arguments(layer.node)["input"]
+    return Tap(layer.node.name, read.name, fake(read).dim() - 1 - spatial)
 
 
 def _of_layer(layer: Layer, on: Grid, rounding: str, seen: Statistics, seed: int) -> Whole:

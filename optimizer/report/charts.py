@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from tersor.report.model import Report
+from tersor.report.model import PrecisionRecord, Report
+from tersor.report.precision import ranked, records
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
@@ -17,10 +18,11 @@ BEFORE, AFTER, PREDICTED = "#8a94a6", "#2f7ed8", "#e0a03a"
 
 
 def charts(report: Report) -> dict[str, Markup]:
-    """HTML fragments by name: "operators", "latency", "stages"; those without data are left out."""
+    """HTML fragments by name: "operators", "latency", "stages", "precision-0" and on; what has no data is left out."""
     import plotly.io
 
     figures = {"operators": _operators(report), "latency": _latency(report), "stages": _stages(report)}
+    figures |= {f"precision-{place}": _precision(record) for place, (_, record) in enumerate(records(report))}
     fragments: dict[str, Markup] = {}
     for name, figure in figures.items():
         if figure is None:
@@ -73,6 +75,16 @@ def _stages(report: Report) -> Figure | None:
         return None
     names = list(reversed(report.stages))
     return _bars(names, [("seconds", AFTER, [report.stages[name] for name in names])], "seconds")
+
+
+def _precision(record: PrecisionRecord) -> Figure | None:
+    shown = [layer for layer in ranked(record) if layer.alone is not None][:MOST_BARS]
+    if not shown:
+        return None
+    names = [layer.node for layer in reversed(shown)]
+    alone = [100 * (layer.alone or 0.0) for layer in reversed(shown)]
+    together = [100 * (layer.together or 0.0) for layer in reversed(shown)]
+    return _bars(names, [("alone", AFTER, alone), ("with all before it", BEFORE, together)], "% of the outputs' energy")
 
 
 def _bars(names: list[str], series: list[tuple[str, str, list[float]]], unit: str) -> Figure:

@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tersor.errors import OutputError
-from tersor.report import axes, summary
+from tersor.report import axes, precision, summary
 from tersor.report.charts import charts
 from tersor.report.drawing import draw
 from tersor.report.model import Report
@@ -55,6 +55,8 @@ def render_html(report: Report) -> str:
         "count": summary.count,
         "milliseconds": summary.milliseconds,
         "difference": summary.difference,
+        "decibels": precision.decibels,
+        "percent": precision.percent,
     }
     return environment.get_template("report.html.j2").render(**_content(report))
 
@@ -72,6 +74,7 @@ def _content(report: Report) -> dict[str, Any]:
         "charts": charts(report),
         "axes": Markup(axes.section(report.groups)) if report.groups else "",
         "proven": summary.proven,
+        "precision": [(step.spec, record, precision.headline(record)) for step, record in precision.records(report)],
         "graphs": [
             ("before", draw(report.picture_before, "graph before"), _marks(report.picture_before.nodes)),
             ("after", draw(report.picture_after, "graph after"), _marks(report.picture_after.nodes)),

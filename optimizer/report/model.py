@@ -36,6 +36,47 @@ class Parity:
 
 
 @dataclass
+class LayerError:
+    """What computing one layer on integers does. Errors are energies, relative to that of what is compared.
+
+    Attributes:
+        node: its name; ``origin`` is where it came from.
+        work: its share of the program's multiply-adds.
+        kept: whether it is computed on integers; else it stays in floating point, for ``reason``.
+        local: error of its own result with everything quantized; None where it was not looked at, as the others.
+        alone: error of the outputs with only this layer quantized.
+        together: error of the outputs with this layer and all before it quantized.
+    """
+
+    node: str
+    origin: str
+    work: float
+    kept: bool
+    reason: str = ""
+    local: float | None = None
+    alone: float | None = None
+    together: float | None = None
+
+
+@dataclass
+class PrecisionRecord:
+    """Where the error of a quantized program comes from, in execution order, and what stays in floating point for it.
+
+    Attributes:
+        weights, activations: formats.
+        reason: why the weights have this format, where that was decided for the user.
+        returned: share of the program's multiply-adds that stay in floating point to save precision.
+        layers: every layer that could be quantized.
+    """
+
+    weights: str
+    activations: str
+    reason: str = ""
+    returned: float = 0.0
+    layers: list[LayerError] = field(default_factory=list)
+
+
+@dataclass
 class StepRecord:
     """One pass of the pipeline.
 
@@ -50,6 +91,7 @@ class StepRecord:
         parity: the checks it went through.
         quality: what the program reaches in the metric or in agreement after a lossy pass; None after an exact one.
         repaired: what recovery did after a lossy pass, one line per layer.
+        precision: where the error of a quantized program comes from; None after other passes.
     """
 
     spec: str
@@ -64,6 +106,7 @@ class StepRecord:
     parity: list[Parity] = field(default_factory=list)
     quality: float | None = None
     repaired: list[SiteRecord] = field(default_factory=list)
+    precision: PrecisionRecord | None = None
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tersor.report.model import Parity, Report
+from tersor.report.precision import decibels, headline, percent, ranked, records
 from tersor.report.summary import (
     baseline,
     chosen,
@@ -29,6 +30,7 @@ def render_text(report: Report) -> str:
         _summary(report),
         _section("Passes", _steps(report)),
         _section("Declined", _declined(report)),
+        _section("Precision", _precision(report)),
         _section("Operators", _operators(report)),
         _section("Verified", _parity(report)),
         _section("Latency", _timings(report)),
@@ -114,6 +116,21 @@ def _shortened(lines: list[str]) -> list[str]:
 
 def _declined(report: Report) -> list[str]:
     return _shortened([f"{len(group.sites):>4} x {group.spec}: {group.reason}" for group in skipped(report)])
+
+
+def _precision(report: Report) -> list[str]:
+    lines = []
+    for step, record in records(report):
+        lines.append(f"{step.spec}: {headline(record)}")
+        rows = [("layer", "format", "work", "own result", "alone", "up to here")]
+        for layer in ranked(record)[:MOST_ROWS]:
+            kind = record.weights if layer.kept else "float"
+            own, up_to = decibels(layer.local), percent(layer.together)
+            rows.append((layer.node, kind, f"{layer.work:.1%}", own, percent(layer.alone), up_to))
+        lines += table(rows, right=(2, 3, 4, 5))
+        hidden = len(record.layers) - MOST_ROWS
+        lines += [f"... and {hidden} more; the HTML and JSON reports list all"] if hidden > 0 else []
+    return lines
 
 
 def _operators(report: Report) -> list[str]:

@@ -39,7 +39,7 @@ def kernels(program: Program, folder: Path) -> collections.Counter[str]:
 )
 def test_trained_convolutional_models(name: str, loss: float, fused: dict[str, int], tmp_path: Path) -> None:
     model = trained(name)
-    made, context = model.after("quantize")
+    made, context = model.after("quantize{anyway=true}")
     assert context.taken
     assert model.accuracy(made) >= model.accuracy(model.program) - loss
     found = kernels(made, tmp_path)
@@ -66,10 +66,10 @@ def test_layers_that_add_most_noise_stay_in_floating_point() -> None:
 
 def test_what_is_quantized_already_is_kept() -> None:
     model = trained("zoo:digits-cnn")
-    once, _ = model.after("quantize")
+    once, _ = model.after("quantize{anyway=true}")
     context = Context(calibration=model.calibration)
     again = once.clone()
-    Quantize()(again, context)
+    Quantize(anyway=True)(again, context)
     assert not context.taken
     assert {site.detail for site in context.skipped} == {"it is quantized already"}
 
@@ -80,7 +80,7 @@ def test_through_the_pipeline_and_the_file(tmp_path: Path) -> None:
     model = nn.Sequential(front, nn.ReLU(), back, nn.Flatten(), nn.Linear(8 * 36, 4)).eval()
     data = [(torch.rand(4, 3, 10, 10),) for _ in range(4)]
     fast = tersor.optimize(
-        model, data[0], passes="canonicalize,quantize", calibration=data, budget=0.1, recover="none",
+        model, data[0], passes="canonicalize,quantize{anyway=true}", calibration=data, budget=0.1, recover="none",
         backend="onnxruntime", seconds=0.0, progress=False,
     )  # fmt: skip
     step = fast.report.steps[-1]
@@ -97,12 +97,12 @@ def test_calibration_that_is_not_finite_is_refused() -> None:
     bad = torch.rand(2, 4)
     bad[0, 0] = float("nan")
     with pytest.raises(InputError, match="1 values of input_1 NaN or infinite"):
-        Quantize()(program, Context(calibration=((bad,),)))
+        Quantize(anyway=True)(program, Context(calibration=((bad,),)))
 
 
 def test_constant_calibration_is_quantized_without_a_fault() -> None:
     program = captured(nn.Linear(4, 4).eval(), torch.rand(2, 4))
-    Quantize()(program, Context(calibration=((torch.zeros(2, 4),),)))
+    Quantize(anyway=True)(program, Context(calibration=((torch.zeros(2, 4),),)))
     refresh(program)
     assert bool(program.run((torch.zeros(2, 4),))[0].isfinite().all())
 
@@ -116,6 +116,35 @@ def test_options_out_of_range_are_refused(text: str) -> None:
         parse(text)
 
 
+def test_weights_have_seven_bits_where_eight_would_overflow(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    program = captured(nn.Linear(32, 16), torch.rand(8, 32))
+
+    def levels(item: Quantize) -> tuple[int, Context]:
+        made, context = program.clone(), Context()
+        item(made, context)
+        (stored,) = (value for value in made.weights.values() if value.dtype == torch.int8)
+        return int(stored.abs().max()), context
+
+    monkeypatch.setattr("tersor.passes.quantize.saturates", lambda target: "this CPU has no VNNI")
+    most, context = levels(Quantize(anyway=True))
+    assert 60 <= most <= 64
+    assert context.precision is not None
+    assert (context.precision.weights, context.precision.reason) == ("int7", "this CPU has no VNNI")
+    assert "int7 weights (this CPU has no VNNI)" in context.taken[0].detail
+    assert levels(Quantize(weights="int8", anyway=True))[0] >= 127
+    monkeypatch.setattr("tersor.passes.quantize.saturates", lambda target: "")
+    assert levels(Quantize(anyway=True))[0] >= 127
+
+
+def test_little_is_converted_between_integer_layers(tmp_path: Path) -> None:
+    made, context = trained("zoo:digits-cnn").after("quantize")
+    found = kernels(made, tmp_path)
+    assert found["QLinearConv"] == 10 and found["QuantizeLinear"] == 1
+    assert found["DequantizeLinear"] <= 2, "the last addition is read in floating point"
+    assert "too small" in next(site.detail for site in context.skipped if site.node.startswith("linear"))
+
+
 def test_it_prints_back() -> None:
     assert render(parse("quantize{ranges=entropy;noise=0.1}")) == "quantize{ranges=entropy;noise=0.1}"
 
@@ -125,7 +154,7 @@ def test_roundings_that_see_the_data_do_better_at_few_bits(rounding: str) -> Non
     model = trained("zoo:digits-cnn")
     inputs, errors = model.calibration[0], {}
     for name in ("nearest", rounding):
-        made, _ = model.after(f"quantize{{weights=int4;rounding={name};noise=1}}")
+        made, _ = model.after(f"quantize{{weights=int4;rounding={name};noise=1;anyway=true}}")
         errors[name] = distance(made, model.program, inputs)
     assert errors[rounding] < 0.7 * errors["nearest"]
 

@@ -1,0 +1,102 @@
+"""`QuantizeDynamic`: linear layers are computed on integers, with scales found while the model runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from tersor.context import Context
+from tersor.convolution import CONVOLUTIONS
+from tersor.factor.options import whole
+from tersor.program import Program
+from tersor.quant.attribution import precision
+from tersor.quant.dynamic import RULES, DynamicRounding, put_dynamic
+from tersor.quant.fallback import affordable
+from tersor.quant.grid import grid
+from tersor.quant.insert import put_bias, put_weight
+from tersor.quant.plan import Layer, candidates
+from tersor.quant.saturation import saturates
+from tersor.quant.weights import Whole, of_layers
+from tersor.quant.worth import paying
+from tersor.rewrite_values import key
+
+LOOKED_AT = 4
+"""Calibration inputs on which errors of outputs are compared."""
+
+
+@dataclass(frozen=True)
+class QuantizeDynamic:
+    """Compute linear layers on eight-bit integers, and quantize what they read by the range that each run shows.
+
+    Needs no calibration data, and suits activations whose range differs much from input to input. Convolutions are
+    declined: no runtime has a fast kernel for them whose scales are not known beforehand.
+
+    Attributes:
+        weights: format of weights: "int8", or "int7" where sums of products would overflow; "auto" asks the target.
+        per: "tensor" takes one scale for everything that a layer reads, which runtimes fuse; "token" one for each row.
+        noise: share of the outputs' energy that may be added, on calibration data; 1 quantizes whatever can be.
+        anyway: also quantize layers for which that is predicted to cost time.
+    """
+
+    weights: str = "auto"
+    per: Literal["tensor", "token"] = "tensor"
+    noise: float = 0.05
+    anyway: bool = False
+    exact: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        if self.weights != "auto":
+            grid(self.weights)
+        if self.per not in ("tensor", "token"):
+            raise ValueError(f"per is {self.per!r}; wanted tensor or token")
+        whole("noise", self.noise)
+
+    def __call__(self, program: Program, context: Context) -> None:
+        """Edit ``program`` in place."""
+        layers = self._layers(program, context)
+        if not layers:
+            return
+        why = saturates(context.target) if self.weights == "auto" else ""
+        name = ("int7" if why else "int8") if self.weights == "auto" else self.weights
+        inputs = context.calibration or (program.inputs,)
+        own = of_layers(program, layers, grid(name), "nearest", inputs[:LOOKED_AT], seed=context.seed)
+        rounding = DynamicRounding({place: item.values for place, item in own.items()}, self.per)
+        looked_at = inputs[:LOOKED_AT]
+        wanted = [program.run(flat) for flat in looked_at]
+        stay, costs = affordable(program, rounding, layers, looked_at, wanted, self.noise)
+        told = f"{name} weights{f' ({why})' if why else ''}, activations quantized per {self.per} while the model runs"
+        taken = [layer for layer in stay if context.take(layer.node, told)]
+        for layer in (item for item in layers if item not in stay):
+            cost = costs[layer.node.name]
+            context.skip(layer.node, f"stays in floating point, {cost:.2g} of the outputs' energy by itself")
+        if context.limit is None:
+            given_back = {layer.node.name: costs.get(layer.node.name) for layer in layers if layer not in stay}
+            context.precision = precision(program, rounding, layers, taken, given_back, inputs[0], (name, why))
+        self._put(program, taken, own, name)
+
+    def _layers(self, program: Program, context: Context) -> list[Layer]:
+        made = []
+        for node, found in candidates(program, RULES):
+            if isinstance(found, str):
+                context.skip(node, found)
+            else:
+                made.append(found)
+        for node in program.nodes:
+            if key(node) in CONVOLUTIONS:
+                context.skip(node, "convolutions on integers are slower than in floating point without known scales")
+        if self.anyway:
+            return made
+        stay, reasons = paying(made, RULES)
+        for layer, reason in reasons.items():
+            context.skip(layer.node, reason)
+        return stay
+
+    def _put(self, program: Program, taken: Sequence[Layer], own: dict[str, Whole], name: str) -> None:
+        for layer in taken:
+            put_bias(program, layer.node, own[layer.node.name], None)
+            put_weight(program, layer.node, own[layer.node.name], grid(name))
+        for source in dict.fromkeys(layer.source for layer in taken):
+            put_dynamic(source, {layer.node for layer in taken if layer.source is source}, self.per)
+        program.prune_weights()
+        program.changed()
