@@ -176,16 +176,21 @@ def mean_of_sum(match: Match) -> Plan:
 
 @node_rule("mean", "sum", "amax", "amin", "prod", "softmax", "log_softmax", "cumsum", "argmax", "argmin", "max", "min")
 def one_reduction(match: Match) -> Plan:
-    """Axes of reductions count from the front."""
+    """Axes of reductions count from the front, and no dtype is named that they have anyway."""
     node, given = match.root, dict(arguments(match.root))
     x, dims = tensor(given.get("self")), given.get("dim")
     listed = [dims] if isinstance(dims, int) else dims
-    if x is None or not listed or all(dim >= 0 for dim in listed):
+    if x is None or not listed:
+        return None
+    needless = x.dtype.is_floating_point and given.get("dtype") == x.dtype
+    if not needless and all(dim >= 0 for dim in listed):
         return None
     front = [positive(dim, x.dim()) for dim in listed]
-    place = list(given).index("dim")
-    wanted = (*match.args[:place], front[0] if isinstance(dims, int) else front, *match.args[place + 1 :])
-    return lambda: match.call(node.target, *wanted, **{k: v for k, v in node.kwargs.items() if k != "dim"})
+    names = list(given)
+    place, last = names.index("dim"), names.index("dtype") if needless else len(names)
+    wanted = (*match.args[:place], front[0] if isinstance(dims, int) else front, *match.args[place + 1 : last])
+    dropped = ("dim", "dtype") if needless else ("dim",)
+    return lambda: match.call(node.target, *wanted, **{k: v for k, v in node.kwargs.items() if k not in dropped})
 
 
 @node_rule("var", "std")

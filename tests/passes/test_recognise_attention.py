@@ -88,12 +88,7 @@ def test_spelling(name: str, dtype: torch.dtype) -> None:
     assert refusal(spelling, dtype) in reasons(context)
 
 
-SUM_IN_OWN_DTYPE = pytest.mark.xfail(strict=True, reason="canonicalize keeps the dtype of sum, which says nothing here")
-FROM_ONNX = [
-    pytest.param(name, marks=[SUM_IN_OWN_DTYPE] if name == "softmax_by_hand" else [])
-    for name, spelling in SPELLINGS.items()
-    if not spelling.refusal
-]
+FROM_ONNX = [name for name, spelling in SPELLINGS.items() if not spelling.refusal]
 
 
 @pytest.mark.slow
