@@ -14,6 +14,7 @@ from tersor.export.islands import keep_islands
 from tersor.export.noops import remove_noops
 from tersor.export.quantized import store_weights
 from tersor.export.shapes import simplify_shapes
+from tersor.export.spelling import spell
 from tersor.export.types import infer_types
 
 _ROUNDS = 4
@@ -42,6 +43,7 @@ def clean(model: ir.Model) -> None:
     integer_products(graph)
     store_weights(graph)
     keep_islands(graph)
+    spell(graph)
     merge_duplicates(graph)
     remove_unused(model)
     forget_metadata(model)
