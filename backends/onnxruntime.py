@@ -18,16 +18,20 @@ from tersor.target import Target
 _SCRIPT = """\
 from pathlib import Path
 import numpy as np, onnxruntime
-options = onnxruntime.SessionOptions()
-session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), options)
+session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"))
 outputs = session.run(None, {inputs})
 print({{value.name: array.shape for value, array in zip(session.get_outputs(), outputs)}})
 """
 
-_UNROUNDED = """\
+_UNROUNDED = _SCRIPT.replace('model.onnx"))', 'model.onnx"), options)').replace(
+    "session =",
+    """\
+options = onnxruntime.SessionOptions()
 # Otherwise what layers with four-bit weights read is rounded to eight bits: faster, and not what was checked.
 options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
-"""
+session =""",
+    1,
+)
 
 
 @dataclass(frozen=True)
@@ -53,8 +57,7 @@ class OnnxRuntime:
     def save(self, program: Program, folder: Path) -> list[Path]:
         """Write ``model.onnx`` and ``run.py``, a script that needs onnxruntime and numpy only."""
         four_bits = any(key(node) == "quantized_decomposed::dequantize_per_channel_group" for node in program.nodes)
-        script = _SCRIPT.replace("session =", f"{_UNROUNDED}session =", 1) if four_bits else _SCRIPT
-        return save_onnx_folder(program, folder, script)
+        return save_onnx_folder(program, folder, _UNROUNDED if four_bits else _SCRIPT)
 
     def lint(self, program: Program, target: Target) -> list[Finding]:
         """Dtypes without kernels, or with slow ones."""

@@ -10,7 +10,7 @@ from tersor.check import RUNTIME_FLOOR, failure
 from tersor.cost.flops import program_flops
 from tersor.errors import BackendError, ParityError, TersorError
 from tersor.interface import Flat
-from tersor.measure import interleaved
+from tersor.measure import interleaved, paired
 from tersor.pipeline import Outcome, Reference
 from tersor.program import Program
 from tersor.report.model import Report, Timing
@@ -101,7 +101,7 @@ def lower(
         reasons = "; ".join(f"{label}: {reason}" for label, reason in race.refused.items())
         raise BackendError(f"no backend takes the program: {reasons or 'none is installed'}", "try backend='eager'")
     report.timings = _measure(race, reference, seconds) if seconds > 0 else []
-    report.kept = _choose(race, outcome.program, report)
+    report.kept = _choose(race, outcome.program, reference.program.inputs, seconds, report)
     report.backend = race.entries[report.kept].backend.name
     if report.kept.endswith(ALONE):
         report.notes.append(
@@ -160,20 +160,27 @@ def _fastest(race: _Race, timings: list[Timing]) -> str:
     return min(race.entries, key=lambda label: medians.get(label, 0.0))
 
 
-def _choose(race: _Race, rewritten: Program, report: Report) -> str:
-    """The fastest label; what came before on the same backend wins only where it is clearly faster."""
+def _choose(race: _Race, rewritten: Program, inputs: Flat, seconds: float, report: Report) -> str:
+    """The fastest label; what came before on the same backend wins only where it is clearly faster, measured twice."""
     fastest = _fastest(race, report.timings)
     backend = race.entries[fastest].backend.name
     if race.entries[fastest].program is rewritten or backend not in race.entries:
         return fastest
     by_label = {timing.name: timing for timing in report.timings}
-    if _significantly_slower(by_label[backend], by_label[fastest]):
+    before, after = (_bound(race.entries[label].call, inputs) for label in (fastest, backend))
+    if _significantly_slower(by_label[backend], by_label[fastest]) and _confirmed(before, after, seconds):
         report.notes.append(
             f"the rewrite does not pay on {backend}: {by_label[backend].median_ms:.3g} ms against "
             f"{by_label[fastest].median_ms:.3g} ms of {fastest}, which is kept"
         )
         return fastest
     return backend
+
+
+def _confirmed(before: Callable[[], Flat], after: Callable[[], Flat], seconds: float) -> bool:
+    """Whether the two alone, in neighbouring turns, show the same: the noise of a busy machine does not come twice."""
+    ratio = paired(before, after, seconds=seconds)
+    return ratio.median > SLOWER and ratio.low > 1
 
 
 def _significantly_slower(candidate: Timing, best: Timing) -> bool:

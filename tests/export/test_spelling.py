@@ -17,6 +17,9 @@ from tests.passes.harness import captured
 class Rotary(nn.Module):
     """Rotated queries of two heads (arXiv:2104.09864)."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.query = nn.Linear(32, 32)

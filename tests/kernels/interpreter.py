@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 def interpreted(module: str, *arguments: str) -> list[dict[str, Any]]:
     """The rows that ``python -m module`` prints, one JSON object on each line; skips without Triton."""
-    pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+    pytest.importorskip("triton", reason="Triton is not installed: it has wheels for Linux only")
     done = subprocess.run(
         [sys.executable, "-m", module, *arguments],
         capture_output=True, text=True, cwd=ROOT, env={**os.environ, "TRITON_INTERPRET": "1"}, check=False,

@@ -48,7 +48,7 @@ def test_the_kernel_under_the_interpreter_on_large_layers() -> None:
 
 @pytest.mark.parametrize("capability", [80, pytest.param(90, marks=pytest.mark.slow)])
 def test_compiled_ahead_of_time(capability: int) -> None:
-    pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+    pytest.importorskip("triton", reason="Triton is not installed: it has wheels for Linux only")
     code = compiled(1, 4096, 4096, torch.bfloat16, torch.bfloat16, capability)
     assert code.spills == 0 and code.stack == 0
     assert 0 < code.registers <= 128 and code.shared <= 100 * 1024
@@ -63,7 +63,7 @@ def test_compiled_ahead_of_time(capability: int) -> None:
     ("rows", "inputs", "outputs"), [(1, 4096, 14336), (16, 4096, 1024), (64, 768, 768), (3, 100, 37)]
 )
 def test_no_variant_spills(capability: int, values: torch.dtype, rows: int, inputs: int, outputs: int) -> None:
-    pytest.importorskip("triton", reason="Triton has no wheel for this platform")
+    pytest.importorskip("triton", reason="Triton is not installed: it has wheels for Linux only")
     x = torch.bfloat16 if values == torch.int8 else values
     code = compiled(rows, inputs, outputs, x, values, capability)
     assert code.spills == 0 and code.stack == 0 and code.registers <= 255
