@@ -16,7 +16,7 @@ CORE = {
 }  # fmt: skip
 METHODS = (
     "tersor.rewrite", "tersor.axes", "tersor.cost", "tersor.importance", "tersor.factor", "tersor.quant",
-    "tersor.sparse",
+    "tersor.sparse", "tersor.tokens", "tersor.attention", "tersor.kernels",
 )  # fmt: skip
 """Where the numerical methods live that passes apply."""
 LOADERS = {"api", "dynamo", "spec", "backend", "cli", "__main__"}
