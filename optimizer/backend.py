@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -62,8 +63,27 @@ def backend_names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(package.__path__) if not module.name.startswith("_"))
 
 
+_OPTIONS = re.compile(r"(?P<name>[^{}]*)(?:\{(?P<options>[^{}]*)\})?")
+
+
+def plain_name(name: str) -> str:
+    """A backend's name without its options.
+
+    >>> plain_name("tensorrt{refit=true}")
+    'tensorrt'
+    """
+    return name.partition("{")[0].strip()
+
+
 def find_backend(name: str) -> Backend:
-    """The backend of this name; raises UsageError with the nearest name."""
+    """The backend of this name, with options as in ``tensorrt{refit=true}``; raises UsageError with the nearest name.
+
+    >>> find_backend("eager").name
+    'eager'
+    """
+    match = _OPTIONS.fullmatch(name)
+    if match is not None and match["options"] is not None:
+        return _with_options(find_backend(match["name"].strip()), match["options"])
     names = backend_names()
     if name not in names:
         near = get_close_matches(name, names, n=1)
@@ -71,3 +91,14 @@ def find_backend(name: str) -> Backend:
         raise UsageError(f"unknown backend {name!r}", hint)
     found: Backend = importlib.import_module(f"tersor.backends.{name}").BACKEND
     return found
+
+
+def _with_options(backend: Backend, options: str) -> Backend:
+    from tersor.spec import option_values
+
+    values = option_values(type(backend), options, "backend", backend.name, hidden=("name", "description"))
+    try:
+        made: Backend = replace(backend, **values)  # type: ignore[type-var]
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"backend {backend.name!r} refuses its options: {error}") from None
+    return made

@@ -70,7 +70,23 @@ def _checked(item: Any) -> Pass:
 
 def _build(name: str, options: str) -> Pass:
     kind = pass_class(name)
-    fields = {field.name: field for field in dataclasses.fields(kind)}
+    try:
+        built: Pass = kind(**option_values(kind, options, "pass", name))
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"pass {name!r} refuses its options: {error}") from None
+    return built
+
+
+def option_values(kind: type[Any], options: str, noun: str, name: str, hidden: Sequence[str] = ()) -> dict[str, Any]:
+    """Fields of a dataclass from ``"option=value;option=value"``; raises UsageError with the nearest option.
+
+    Args:
+        kind: the dataclass.
+        options: the text between the braces.
+        noun, name: whose options they are, for messages.
+        hidden: fields that are no options.
+    """
+    fields = [field.name for field in dataclasses.fields(kind) if field.name not in hidden]
     hints = typing.get_type_hints(kind)
     values: dict[str, Any] = {}
     for option in filter(None, (part.strip() for part in re.split(r"[;,]", options))):
@@ -79,13 +95,9 @@ def _build(name: str, options: str) -> Pass:
         if key not in fields or not equals:
             near = get_close_matches(key, fields, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"its options: {', '.join(fields) or 'none'}"
-            raise UsageError(f"pass {name!r} has no option {option!r}", hint)
+            raise UsageError(f"{noun} {name!r} has no option {option!r}", hint)
         values[key] = _convert(f"{name}.{key}", value.strip(), hints[key])
-    try:
-        built: Pass = kind(**values)
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"pass {name!r} refuses its options: {error}") from None
-    return built
+    return values
 
 
 def _convert(where: str, text: str, hint: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import onnx_ir as ir
@@ -23,8 +24,19 @@ _RANDOM = frozenset(
 )
 
 
-def clean(model: ir.Model) -> None:
-    """Simplify a freshly translated model in place.
+Layout = Callable[[ir.Graph], None]
+"""The last step: quantized and stored weights as one runtime wants them."""
+
+
+def for_cpu_runtimes(graph: ir.Graph) -> None:
+    """The layout that ONNX Runtime and OpenVINO fuse."""
+    integer_products(graph)
+    store_weights(graph)
+    keep_islands(graph)
+
+
+def clean(model: ir.Model, layout: Layout = for_cpu_runtimes) -> None:
+    """Simplify a freshly translated model in place, and lay it out for a runtime.
 
     Shapes of values hold torch.export's symbols: equal text is an equal size. Each round is linear in the graph.
     """
@@ -40,9 +52,7 @@ def clean(model: ir.Model) -> None:
         remove_unused(model)
         if not any(changed):
             break
-    integer_products(graph)
-    store_weights(graph)
-    keep_islands(graph)
+    layout(graph)
     spell(graph)
     merge_duplicates(graph)
     remove_unused(model)

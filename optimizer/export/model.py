@@ -15,7 +15,7 @@ import torch
 from torch.export import ExportedProgram
 
 from tersor.errors import ExportError
-from tersor.export.clean import clean
+from tersor.export.clean import Layout, clean, for_cpu_runtimes
 from tersor.export.interface import restore_interface
 from tersor.export.placeholders import prepared
 from tersor.export.quantized import least_opset
@@ -30,13 +30,20 @@ LOWEST_OPSET = 18
 ATTENTION_OPSET = 23
 
 
-def to_onnx_model(program: Program, opset: int | None = None, *, keep_attention: bool | None = None) -> ir.Model:
+def to_onnx_model(
+    program: Program,
+    opset: int | None = None,
+    *,
+    keep_attention: bool | None = None,
+    layout: Layout = for_cpu_runtimes,
+) -> ir.Model:
     """Translate a program to ONNX.
 
     Args:
         program: inputs, outputs, their order, types and dynamic axes are those of ``program.interface``.
         opset: version of the default domain, from 18 on. None means 20.
         keep_attention: write attention as one node, which takes opset 23; None does so from that opset on.
+        layout: how quantized and stored weights are written, which runtimes differ in.
 
     Returns:
         A model whose initializers share memory with ``program.weights``. It is remembered with the program: leave
@@ -47,13 +54,13 @@ def to_onnx_model(program: Program, opset: int | None = None, *, keep_attention:
     """
     version = _checked_opset(opset) if opset is not None else _opset_for(program)
     keep = version >= ATTENTION_OPSET if keep_attention is None else keep_attention and version >= ATTENTION_OPSET
-    key = ("onnx", version, keep)
+    key = ("onnx", version, keep, layout)
     if key in program.derived:
         found: ir.Model = program.derived[key]
         return found
     table = translation_table(keep, program.opaque, version)
     model = _translate(reexport(prepared(program)), version, table)
-    clean(model)
+    clean(model, layout)
     restore_verbatim(model, program.opaque)
     restore_interface(model, program)
     program.derived[key] = model

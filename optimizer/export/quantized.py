@@ -70,13 +70,16 @@ def _rows(
     return op.Reshape(rows, ints(*level.shape))
 
 
-def store_weights(graph: ir.Graph) -> None:
-    """Lay out stored weights as runtimes want them, and pack those of four bits; the last step of the clean-up."""
+def store_weights(graph: ir.Graph, *, keep_eight_bits: bool = False) -> None:
+    """Lay out stored weights as runtimes want them, and pack those of four bits; the last step of the clean-up.
+
+    ``keep_eight_bits`` leaves DequantizeLinear in front of weights of eight bits, see `_plain`.
+    """
     for node in list(graph):
         found = _weight_of(node) if is_op(node, "MatMul", "Gemm") and not _reads_quantized(node) else None
         if found is not None and "block_size" in found.attributes and _four_bits(found):
             _turn(graph, node, found)
-        elif found is not None:
+        elif found is not None and not keep_eight_bits:
             _plain(graph, found)
     for node in list(graph):
         if is_op(node, "DequantizeLinear") and "block_size" in node.attributes:
