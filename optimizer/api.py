@@ -189,7 +189,8 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
     report.model_hash, report.data_hash = fingerprint(original)
     with request.stage("reference"):
         extra = [_calibration(original, item, place) for place, item in enumerate(request.calibration)]
-        reference = Reference.of(original, extra[:CHECKED])
+        own = [] if original.given is None else [original.given]
+        reference = Reference.of(original, own + extra[:CHECKED])
         lossy = _lossy(original, extra, request, report)
     with request.stage("passes"):
         outcome = run(original, request.passes, reference, request.progress, lossy=lossy)

@@ -78,6 +78,8 @@ class Interface:
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
         given = list(args)
+        if not kwargs and len(given) == len(self.input_names) and all(isinstance(v, torch.Tensor) for v in given):
+            return tuple(given)
         if len(given) == 1 and isinstance(given[0], Mapping) and not kwargs:
             args, kwargs = (), given[0]
         named: dict[str, Any] = dict(zip(self.input_names, args, strict=False))

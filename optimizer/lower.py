@@ -101,7 +101,7 @@ def lower(
         reasons = "; ".join(f"{label}: {reason}" for label, reason in race.refused.items())
         raise BackendError(f"no backend takes the program: {reasons or 'none is installed'}", "try backend='eager'")
     report.timings = _measure(race, reference, seconds) if seconds > 0 else []
-    report.kept = _choose(race, outcome.program, reference.program.inputs, seconds, report)
+    report.kept = _choose(race, outcome.program, reference.program.example, seconds, report)
     report.backend = race.entries[report.kept].backend.name
     if report.kept.endswith(ALONE):
         report.notes.append(
@@ -145,7 +145,7 @@ def compile_checked(
 def _measure(race: _Race, reference: Reference, seconds: float) -> list[Timing]:
     if seconds <= 0:
         return []
-    inputs = reference.program.inputs
+    inputs = reference.program.example
     contestants = {label: _bound(entry.call, inputs) for label, entry in race.entries.items()}
     contestants.setdefault(f"eager ({ORIGINAL})", _bound(reference.program.run_flat, inputs))
     return interleaved(contestants, seconds=seconds * len(contestants))

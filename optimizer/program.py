@@ -50,6 +50,7 @@ class Program:
             is a key of `weights`, the output is a flat tuple of nodes; every node has ``meta["val"]``.
         weights: tensors by their name in the original model; sub-graphs of control flow are modules.
         inputs: example inputs, one tensor per placeholder.
+        given: those that the user gave, where a dynamic axis has size 1 in them and capture needed a larger one.
         sizes: for each input the size of each axis.
         dimensions: the dynamic ones, by symbol.
         interface: how the original is called.
@@ -65,6 +66,7 @@ class Program:
     interface: Interface
     opaque: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    given: Flat | None = None
     derived: dict[Any, Any] = field(default_factory=dict, repr=False, compare=False)
     """What was computed from the graph and is expensive: its module, its ONNX models. `changed()` forgets it."""
 
@@ -76,6 +78,11 @@ class Program:
         copied_output = graph.output(outputs)
         copied_output.meta = dict(self.output_node.meta)
         return replace(self, graph=graph, weights=dict(self.weights), notes=list(self.notes), derived={})
+
+    @property
+    def example(self) -> Flat:
+        """Inputs as the user calls it: what is timed."""
+        return self.inputs if self.given is None else self.given
 
     @property
     def nodes(self) -> Iterator[fx.Node]:

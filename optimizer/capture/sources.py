@@ -86,6 +86,7 @@ def load_onnx(source: Any, inputs: Any = None, sizes: Mapping[str, int] | None =
         output_names=imported.output_names,
     )
     _refuse_fixed_by_example(program, imported)
+    program.given = None if imported.given is None else tuple(imported.given.values())
     program.opaque = dict(imported.opaque)
     program.notes = list(imported.notes)
     ports = (*imported.interface.inputs, *imported.interface.outputs)

@@ -15,6 +15,7 @@ from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
 from tersor.capture.exported import from_exported
+from tersor.capture.grow import grown
 from tersor.capture.signature import tables_made_once
 from tersor.errors import CaptureError, InputError, UsageError
 from tersor.interface import bind
@@ -39,10 +40,38 @@ def capture_module(model: torch.nn.Module, inputs: Any, dynamic: Any = None) -> 
     bound = bind(parameters, args, kwargs)
     arguments = parameters.bind(*args, **kwargs)
     _register_dataclasses(bound, _run_twice(model, arguments.args, arguments.kwargs))
-    exported = _export(model, arguments.args, arguments.kwargs, dynamic)
     leaves, in_spec = pytree.tree_flatten(bound)
+    larger = _larger(model, arguments, leaves, in_spec, dynamic)
+    exported = _export(model, arguments.args, arguments.kwargs, dynamic)
     names = dimension_names(dynamic, bound)
-    return from_exported(exported, leaves, names, parameters=parameters, in_spec=in_spec)
+    program = from_exported(exported, larger or leaves, names, parameters=parameters, in_spec=in_spec)
+    program.given = program.interface.flatten(args, kwargs) if larger else None
+    return program
+
+
+def _larger(model: Any, arguments: inspect.BoundArguments, leaves: list[Any], spec: Any, dynamic: Any) -> Any:
+    """Larger examples, put into the arguments, where torch.export would fix a dynamic axis of size 1; else None."""
+    keys = {place: _key(item) for place, item in _dynamic_places(dynamic, arguments.arguments)}
+    larger = grown(leaves, {place: key for place, key in keys.items() if key is not None})
+    if larger is None:
+        return None
+    before = dict(arguments.arguments)
+    arguments.arguments.update(pytree.tree_unflatten(larger, spec))
+    try:
+        with torch.no_grad():
+            model(*arguments.args, **arguments.kwargs)
+    except Exception:  # the model takes no other size; torch.export says why
+        arguments.arguments.update(before)
+        return None
+    return larger
+
+
+def _key(dimension: Any) -> Any:
+    """What equal sizes have in common: the dimension's name; a number is no dimension, a derived one cannot grow."""
+    named = isinstance(dimension, type) or hasattr(dimension, "__name__")
+    if named and not hasattr(dimension, "root"):
+        return dimension.__name__
+    return None
 
 
 def capture_exported(exported: ExportedProgram) -> Program:
@@ -142,28 +171,31 @@ def _first_line(error: Exception) -> str:
 
 def dimension_names(dynamic: Any, bound: Mapping[str, Any]) -> dict[tuple[int, int], str]:
     """Names of dynamic axes by (leaf position, axis), from a torch.export dynamic-shapes specification."""
+    named = ((place, getattr(item, "__name__", None)) for place, item in _dynamic_places(dynamic, bound))
+    return {place: name for place, name in named if name}
+
+
+def _dynamic_places(dynamic: Any, bound: Mapping[str, Any]) -> list[tuple[tuple[int, int], Any]]:
+    """What the specification says of each axis that it names, by (leaf position, axis)."""
     specification = dynamic
     if isinstance(dynamic, tuple | list):
         specification = dict(zip(bound, dynamic, strict=False))
-    names: dict[tuple[int, int], str] = {}
+    places: list[tuple[tuple[int, int], Any]] = []
     position = 0
     for key, value in bound.items():
-        position = _walk(value, (specification or {}).get(key), position, names)
-    return names
+        position = _walk(value, (specification or {}).get(key), position, places)
+    return places
 
 
-def _walk(value: Any, specification: Any, position: int, names: dict[tuple[int, int], str]) -> int:
+def _walk(value: Any, specification: Any, position: int, places: list[tuple[tuple[int, int], Any]]) -> int:
     if isinstance(value, torch.Tensor) or not isinstance(value, dict | list | tuple):
         items = specification.items() if isinstance(specification, Mapping) else enumerate(specification or ())
-        for axis, dimension in items:
-            name = getattr(dimension, "__name__", None)
-            if name:
-                names[position, axis] = name
+        places += [((position, axis), dimension) for axis, dimension in items]
         return position + len(pytree.tree_leaves(value))
     keyed = value.items() if isinstance(value, dict) else enumerate(value)
     for key, child in keyed:
         inner = specification.get(key) if isinstance(specification, Mapping) else None
         if isinstance(specification, list | tuple) and isinstance(key, int) and key < len(specification):
             inner = specification[key]
-        position = _walk(child, inner, position, names)
+        position = _walk(child, inner, position, places)
     return position

@@ -10,9 +10,10 @@ import torch
 from torch.export import ExportedProgram
 
 import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
+from tersor.capture.grow import grown
 from tersor.capture.onnx.axes import dynamic_axes, exported_with, fixed_axes
 from tersor.capture.onnx.dtypes import TORCH_DTYPES
-from tersor.capture.onnx.examples import fitting_inputs, reference_outputs
+from tersor.capture.onnx.examples import axis_key, fitting_inputs, is_dynamic, reference_outputs
 from tersor.capture.onnx.files import ModelFile, Source, read_model
 from tersor.capture.onnx.graph import read_graph
 from tersor.capture.onnx.interface import Interface, interface_of
@@ -30,6 +31,7 @@ class Imported:
     Attributes:
         exported: the program, not yet decomposed; its inputs and outputs are those of the file, in order.
         example: the inputs it was captured with.
+        given: those that the user gave, where they had to grow (`tersor.capture.grow`).
         opaque: nodes that ONNX Runtime runs, by the key that their calls pass.
         notes: what the user should know: opaque nodes, axes that could not stay dynamic, each with its reason.
         buffer_names: ONNX name of each constant -> name of its buffer in the program.
@@ -43,6 +45,7 @@ class Imported:
     opaque: dict[str, OpaqueNode]
     notes: list[str]
     buffer_names: dict[str, str]
+    given: dict[str, torch.Tensor] | None = None
 
 
 def import_onnx(
@@ -66,10 +69,11 @@ def import_onnx(
     interface = interface_of(file)
     graph = read_graph(file)
     check_border(graph)
-    if inputs is None:
+    given = None if inputs is None else _checked(interface, inputs)
+    if given is None:
         example, wanted = fitting_inputs(file, interface, graph, {}, 0)
     else:
-        example = _checked(interface, inputs)
+        example = _larger(file, interface, given)
         wanted = reference_outputs(file, example)
     replay = Replay(graph).eval()  # only now, so that its tensors and ONNX Runtime's never coexist
     with torch.no_grad():
@@ -88,7 +92,21 @@ def import_onnx(
         opaque=dict(replay.opaque_nodes),
         notes=notes,
         buffer_names=dict(replay.buffer_names),
+        given=None if example is given else given,
     )
+
+
+def _larger(file: ModelFile, interface: Interface, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The inputs, larger on dynamic axes where they have size 1, if the model takes that."""
+    places = {
+        (position, axis): axis_key(port, axis)
+        for position, port in enumerate(interface.inputs)
+        for axis, size in enumerate(port.shape or ())
+        if is_dynamic(size)
+    }
+    made = grown(list(given.values()), places)
+    larger = None if made is None else dict(zip(given, made, strict=True))
+    return larger if larger is not None and _accepts(file, larger) else given
 
 
 def _accepts(file: ModelFile, inputs: Mapping[str, torch.Tensor] | None) -> bool:
