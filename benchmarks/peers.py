@@ -1,8 +1,8 @@
 """The same models through what people use today and through Tersor, interleaved in one run.
 
-Run: python benchmarks/peers.py [--models zoo:digits-vit,timm:resnet18,...] [--seconds 6] [--write]
+Run: python benchmarks/peers.py [--models real:minilm,timm:resnet18,...] [--seconds 6] [--write]
 Times are of one thread count, batch 1 where torch.onnx.export manages it, else 2.
-Ratios are to ONNX Runtime on the original file.
+Ratios are to ONNX Runtime on the original file: the one that torch.onnx.export writes, or the one that users have (OCR).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.results import write
 
 MODELS = (
+    "real:ocr-det,real:ocr-rec,real:ocr-cls,real:minilm,real:lite0,"
     "timm:resnet18,timm:vit_tiny_patch16_224,timm:swin_tiny_patch4_window7_224,timm:convnext_atto,"
     "timm:mobilenetv3_large_100,timm:efficientnet_b0,hf:bert,hf:llama,hf:t5-encoder,hf:whisper-encoder,"
     "hf:clip-vision,hf:mamba,hf:qwen3-moe"
@@ -95,11 +96,9 @@ def contestants(
     from torch.utils import _pytree as pytree
 
     import tersor
-    from tersor.models_zoo.catalog import load
 
-    entry = load(name)
     original = folder / "original.onnx"
-    inputs = _exported(entry, original)
+    model, inputs = _original(name, original)
     flat = [value for value in pytree.tree_leaves(inputs) if isinstance(value, torch.Tensor)]
     args, kwargs = (inputs, {}) if isinstance(inputs, tuple) else ((), inputs)
     calls: dict[str, Callable[[], Any]] = {}
@@ -126,12 +125,13 @@ def contestants(
         from tersor.capture import load as capture
         from tersor.target import detect
 
-        compiled = find_backend("inductor").compile(capture(entry.model, inputs), detect())
+        compiled = find_backend("inductor").compile(capture(model, inputs), detect())
         return lambda: compiled(*flat)
 
-    enter("torch eager", lambda: eager(entry.model))
-    if not quick:
-        enter("Inductor", lambda: eager(torch.compile(entry.model)))
+    if model is not None:
+        enter("torch eager", lambda: eager(model))
+    if model is not None and not quick:
+        enter("Inductor", lambda: eager(torch.compile(model)))
         enter("Inductor frozen", frozen)
     nodes["torch.onnx.export"] = _nodes(original)
     enter("ONNX Runtime", lambda: ort(original, flat))
@@ -147,9 +147,30 @@ def contestants(
     enter("Tersor + ONNX Runtime", lambda: ort(ours, flat))
     enter("Tersor + OpenVINO", lambda: openvino(ours, flat))
     if not quick:
-        best = tersor.optimize(str(original), progress=False, seconds=1.0)
+        best = tersor.optimize(str(original), tuple(flat), progress=False, seconds=1.0)
         enter("Tersor auto", lambda: lambda: best(*flat))
     return calls, nodes, missing
+
+
+def _original(name: str, path: Path) -> tuple[Any, Any]:
+    """The model, None where there is only a file, and inputs; the original's file is written to ``path``."""
+    if name.startswith("real:ocr-"):
+        import torch
+
+        from tests.real import ocr
+
+        part = name.removeprefix("real:ocr-")
+        path.write_bytes(ocr.file(part).read_bytes())
+        return None, tuple(map(torch.from_numpy, ocr.feeds(part)[0].values()))
+    if name.startswith("real:"):
+        from benchmarks.real_cases import CASES
+
+        case = CASES[name]()
+        return case.model, _exported(case, path)
+    from tersor.models_zoo.catalog import load
+
+    entry = load(name)
+    return entry.model, _exported(entry, path)
 
 
 def _exported(entry: Any, path: Path) -> Any:
