@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from tests.real import lite0, minilm
-from tests.real.text import sentences
+from tests.real.text import many_sentences
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def _classes(model: Any, images: Tensor) -> Tensor:
 def sentence_encoder(batches: int = 32) -> Case:
     """MiniLM: the same nearest neighbour as the original among 500 sentences; calibration sees 256 others."""
     model, encode = minilm.load()
-    text = sentences()
+    text = many_sentences()
     held, fitted = text[:500], text[500 : 500 + 8 * batches + 1]
 
     def neighbours(made: Any) -> Tensor:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import functools
 import re
+import sysconfig
+from pathlib import Path
 
 _SENTENCE = re.compile(r"[A-Z][A-Za-z ,'-]+[.]")
 
@@ -13,8 +16,23 @@ def sentences(least: int = 6, most: int = 25) -> tuple[str, ...]:
     """Different sentences of ``least`` to ``most`` words, without code or brackets; the same in every run."""
     from pydoc_data import topics
 
-    prose = re.sub(r"\s+", " ", " ".join(topics.topics.values()))
-    found = [part for part in re.split(r"(?<=[.!?]) ", prose) if _SENTENCE.fullmatch(part)]
+    return _sentences_of(" ".join(topics.topics.values()), least, most)
+
+
+@functools.cache
+def many_sentences(least: int = 6, most: int = 25) -> tuple[str, ...]:
+    """Those of `sentences`, and behind them those of the docstrings of the standard library's modules: thousands."""
+    docs = []
+    for path in sorted(Path(sysconfig.get_path("stdlib")).glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8", errors="replace"))
+        kinds = (ast.Module, ast.ClassDef, ast.FunctionDef)
+        docs += [ast.get_docstring(node) or "" for node in ast.walk(tree) if isinstance(node, kinds)]
+    return tuple(dict.fromkeys((*sentences(least, most), *_sentences_of("\n".join(docs), least, most))))
+
+
+def _sentences_of(text: str, least: int, most: int) -> tuple[str, ...]:
+    parts = re.split(r"(?<=[.!?]) ", re.sub(r"\s+", " ", text))
+    found = [part for part in parts if _SENTENCE.fullmatch(part)]
     return tuple(dict.fromkeys(part for part in found if least <= len(part.split()) <= most))
 
 
