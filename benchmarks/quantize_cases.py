@@ -123,7 +123,7 @@ def sentences(folder: Path) -> Task:
     from tests.real import minilm, text
 
     model, encode = minilm.load()
-    every = text.sentences()
+    every = text.many_sentences()
     held, fitted = every[:600], every[600:809]
     inputs = encode(fitted[:8])
     file = exported(model, inputs, minilm.dynamic(), folder)
