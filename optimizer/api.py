@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -15,18 +15,21 @@ import torch
 from tersor import capture, spec
 from tersor.artefact import checked_writer
 from tersor.axes.summary import summarize
-from tersor.capture.torch import split_inputs
+from tersor.calibration_data import Files, calibration_inputs, listed
 from tersor.context import Pass
-from tersor.errors import BackendError, CaptureError, InputError, UsageError
+from tersor.errors import BackendError, CaptureError, UsageError
 from tersor.facts import facts, picture
 from tersor.lower import lower
 from tersor.optimized import Optimized
 from tersor.pipeline import Lossy, Outcome, Reference, run
+from tersor.planned import asked, planned_passes
 from tersor.progress import Console, Progress, Silent
 from tersor.provenance import describe_source, environment, fingerprint, reproduce
 from tersor.quality import Data, Metric, Quality
 from tersor.repair import METHODS, repairer
 from tersor.report.model import QualityRecord, Report
+from tersor.search.order import check
+from tersor.search.plan import Settings
 from tersor.target import Target, named
 
 CHECKED = 4
@@ -41,6 +44,7 @@ class Request:
         passes: the pipeline.
         metric, budget, recover: for lossy passes, see `optimize`.
         seconds: time spent measuring each backend; 0 measures nothing.
+        search: what the planner is asked; None where the pipeline is given.
     """
 
     model: Any
@@ -58,6 +62,7 @@ class Request:
     seconds: float
     seed: int
     progress: Progress
+    search: Settings | None = None
     stages: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -77,16 +82,18 @@ def optimize(
     target: str | Target = "cpu",
     backend: str = "auto",
     passes: str | Iterable[Any] | None = None,
-    calibration: Iterable[Any] = (),
+    calibration: Iterable[Any] | str | Path | Files = (),
     metric: Metric | None = None,
     budget: float = 0.0,
-    latency: float | None = None,
+    latency: float | str | None = None,
     recover: str | None = None,
     progress: bool | Progress = True,
     opset: int | None = None,
     seed: int = 0,
     sizes: Mapping[str, int] | None = None,
     seconds: float = 2.0,
+    study: str | Path | None = None,
+    resume: bool = False,
 ) -> Any:
     """Make a trained model fast, and prove that it still computes the same.
 
@@ -97,37 +104,42 @@ def optimize(
         dynamic: dynamic dimensions, as torch.export takes them.
         target: "cpu", "cuda", or a `Target`.
         backend: "auto" measures the installed ones and keeps the fastest.
-        passes: a pipeline as text, or pass objects; None runs every exact pass.
-        calibration: further, unlabelled example inputs. Lossy passes take their statistics from three quarters of
+        passes: a pipeline as text, or pass objects; None runs every exact pass, and where a budget or a latency is
+            given lets the planner choose others too.
+        calibration: further, unlabelled example inputs, or files and folders of them, see `tersor.calibration_data`.
+            Lossy passes take their statistics from three quarters of
             them and are judged on the rest; the first few are also checked by every exact pass.
         metric: called with a model that has the original's signature, returns a number, higher is better; None judges
             lossy passes by how closely the outputs follow the original's.
         budget: share of the metric that lossy passes may lose in total, 0 to 1. With 0 none that loses is kept.
-        latency: not built yet; refused.
+        latency: wanted milliseconds of one run, or text such as "5ms" or "50%" of the original's time. The planner
+            takes what loses least among what reaches it, and otherwise the fastest; without it the fastest.
         recover: what repairs a lossy pass: "least-squares" (None means that), "bias", "distill" or "none".
         progress: True shows a progress bar on a terminal.
         opset: ONNX opset of what is exported; None lets the exporter choose.
         seed: of everything random.
         sizes: example sizes of an ONNX file's dynamic dimensions, by name.
         seconds: time spent measuring each backend; 0 measures nothing and keeps the first that works.
+        study: file, or URL of a database, where the planner keeps its trials; None is a file in the user's cache
+            directory.
+        resume: go on with an earlier search for the same, or work together with one that runs.
 
     Returns:
         An `Optimized`: a callable with the original's signature and output structure, and `.report`, `.save`,
-        `.to_onnx`. Where a module cannot be captured whole, an `OptimizedParts`: a module with the optimized
-        sub-modules in place.
+        `.to_onnx`, and `.pareto`, what the planner found that nothing beats in both time and quality. Where a module
+        cannot be captured whole, an `OptimizedParts`: a module with the optimized sub-modules in place.
 
     Raises:
         TersorError: one of its kinds; the model is never changed.
     """
-    if latency is not None:
-        raise UsageError("latency steers the planner, and this version has none", "leave it out, or give passes")
+    search = asked(passes, budget, latency, study, resume, seconds)
     shown = Console() if progress is True else Silent() if progress is False else progress
     pipeline = _pipeline(passes)
-    if not all(item.exact for item in pipeline):
-        metric, calibration = _own_data(model, metric, tuple(calibration))
+    if search is not None or not all(item.exact for item in pipeline):
+        metric, calibration = _own_data(model, metric, listed(calibration))
     request = Request(
-        model, inputs, dynamic, named(target), backend, pipeline, tuple(calibration), metric,
-        _share(budget), _method(recover), sizes, opset, seconds, seed, shown,
+        model, inputs, dynamic, named(target), backend, pipeline, listed(calibration), metric,
+        _share(budget), _method(recover), sizes, opset, seconds, seed, shown, search,
     )  # fmt: skip
     with shown:
         return optimize_request(request)
@@ -188,12 +200,15 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
     report.notes += original.notes
     report.model_hash, report.data_hash = fingerprint(original)
     with request.stage("reference"):
-        extra = [_calibration(original, item, place) for place, item in enumerate(request.calibration)]
+        extra = calibration_inputs(original, request.calibration)
         own = [] if original.given is None else [original.given]
         reference = Reference.of(original, own + extra[:CHECKED])
         lossy = _lossy(original, extra, request, report)
+    passes = request.passes
+    if request.search is not None and lossy is not None:
+        passes = planned_passes(original, extra, reference, lossy, request, report)
     with request.stage("passes"):
-        outcome = run(original, request.passes, reference, request.progress, lossy=lossy)
+        outcome = run(original, passes, reference, request.progress, lossy=lossy)
     report.steps = outcome.steps
     report.before, report.after = facts(original), facts(outcome.program)
     report.picture_before = picture(original, outcome.program, mark="removed")
@@ -209,25 +224,16 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
     return reference, outcome
 
 
-def _calibration(original: Any, item: Any, place: int) -> Any:
-    """One calibration input as flat tensors; raises InputError that says which one does not fit."""
-    try:
-        flat = original.interface.flatten(*split_inputs(item))
-        original.check_inputs(flat)
-    except InputError as error:
-        raise InputError(f"calibration input {place + 1}: {error.problem}", error.remedy) from None
-    return flat
-
-
 def _lossy(original: Any, extra: list[Any], request: Request, report: Report) -> Lossy | None:
     """What lossy passes may use and spend; None where there are none."""
-    if all(item.exact for item in request.passes):
+    if request.search is None and all(item.exact for item in request.passes):
         return None
     data = Data.split(original.inputs, extra)
     if request.metric is None and not extra:
         report.notes.append("lossy passes were judged on the example inputs alone: give calibration data or a metric")
     quality = Quality.of(original, request.metric, request.budget, data)
-    repair = repairer(request.recover, request.progress, request.seed)
+    told = request.progress if request.search is None else Silent()
+    repair = repairer(request.recover, told, request.seed)
     return Lossy(quality, data, request.target, repair, request.seed, request.backend)
 
 
@@ -235,7 +241,9 @@ def _without_capture(request: Request, report: Report, error: CaptureError) -> A
     if isinstance(request.model, torch.nn.Module):
         from tersor.parts import optimize_parts
 
-        return optimize_parts(request, report, error)
+        if request.search is not None:
+            report.notes.append("the planner needs the whole model: only exact passes were applied to its parts")
+        return optimize_parts(replace(request, search=None), report, error)
     if _is_file(request.model):
         return _keep(request, report, str(error))
     raise error
@@ -266,7 +274,9 @@ def _pipeline(passes: str | Iterable[Any] | None) -> tuple[Pass, ...]:
         from tersor.passes import EXACT
 
         return spec.parse(EXACT)
-    return spec.parse(passes)
+    parsed = spec.parse(passes)
+    check(parsed)
+    return parsed
 
 
 def _own_data(model: Any, metric: Metric | None, calibration: tuple[Any, ...]) -> tuple[Metric | None, tuple[Any, ...]]:

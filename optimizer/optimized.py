@@ -13,7 +13,7 @@ from tersor.backend import Backend, Compiled
 from tersor.errors import ExportError
 from tersor.interface import Interface
 from tersor.program import Program
-from tersor.report.model import Report
+from tersor.report.model import Report, TrialRecord
 
 Writer = Callable[[Path, int | None], Path]
 """Writes the ONNX file to a path, at an opset or the exporter's choice."""
@@ -45,6 +45,11 @@ class Optimized:
             self.program.check_inputs(inputs)
         with torch.no_grad():
             return self.interface.unflatten(self.call(*inputs))
+
+    @property
+    def pareto(self) -> list[TrialRecord]:
+        """What the planner found that none is faster than without losing more, the fastest first; empty without one."""
+        return self.report.plan.front if self.report.plan is not None else []
 
     def to_onnx(self, path: str | Path, opset: int | None = None) -> Path:
         """Write an ONNX file, checked by running it against the original; raises ExportError or OutputError."""

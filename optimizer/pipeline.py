@@ -189,6 +189,14 @@ def run(
     return outcome
 
 
+def extend(outcome: Outcome, passes: Sequence[Pass], lossy: Lossy | None = None) -> Outcome:
+    """What further passes make of an outcome, each applied once and verified; the given one is not changed."""
+    made = Outcome(outcome.program, outcome.reference, list(outcome.steps), outcome.exact)
+    for item in passes:
+        _step(made, item, lossy, None, repeat=False)
+    return made
+
+
 def _step(
     outcome: Outcome, item: Pass, lossy: Lossy | None, limit: Callable[[Pass, Site], bool] | None, *, repeat: bool
 ) -> None:

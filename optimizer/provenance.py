@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import platform
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -37,14 +38,19 @@ def describe_source(model: Any) -> str:
     return type(model).__name__
 
 
-def reproduce(model: Any, report: Report, backend: str, seed: int) -> str:
-    """The call or command that does the same again."""
+def reproduce(model: Any, report: Report, backend: str, seed: int, spending: Mapping[str, Any] | None = None) -> str:
+    """The call or command that does the same again; ``spending`` is what lossy passes may spend and learn from."""
+    further = {name: value for name, value in (spending or {}).items() if value}
     if isinstance(model, str | Path):
         passes = f' --passes "{report.pipeline}"' if report.pipeline else ""
+        for name, value in further.items():
+            passes += "".join(f" --{name} {one}" for one in (value if isinstance(value, list) else [value]))
         return f"tersor optimize {model}{passes} --target {report.target} --backend {backend} --seed {seed} -o OUT.onnx"
+    calls = {"calibration": "calibration", "metric": "metric"}
+    options = "".join(f", {name}={calls.get(name, repr(value))}" for name, value in further.items())
     return (
         f'tersor.optimize(model, inputs, passes="{report.pipeline}", target="{report.target}", '
-        f'backend="{backend}", seed={seed})'
+        f'backend="{backend}", seed={seed}{options})'
     )
 
 
@@ -60,6 +66,15 @@ def fingerprint(program: Program) -> tuple[str, str]:
     for value in program.inputs:
         _update(data, value)
     return model.hexdigest()[:16], data.hexdigest()[:16]
+
+
+def digest(inputs: Iterable[Iterable[torch.Tensor]]) -> str:
+    """SHA-256 of several flat inputs, 16 hexadecimal digits."""
+    found = hashlib.sha256()
+    for flat in inputs:
+        for value in flat:
+            _update(found, value)
+    return found.hexdigest()[:16]
 
 
 def _update(digest: Any, value: torch.Tensor) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import fx
@@ -14,6 +14,7 @@ from tersor.program import Program
 from tersor.quant.half import DTYPES, LACKING, LAYERS, MOVES, fixed, is_single, singles, unfit
 from tersor.rewrite import erase_unused, insert_call, insert_weight
 from tersor.rewrite_values import key
+from tersor.target import Target
 
 _to = torch.ops.aten._to_copy.default
 CASES = 8
@@ -44,6 +45,11 @@ class Cast:
             raise ValueError(f"dtype is {self.dtype!r}; wanted one of {', '.join(DTYPES)}")
         if not self.margin >= 1:
             raise ValueError(f"margin is {self.margin}; wanted at least 1")
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """Half precision, where a GPU computes in it."""
+        return (cls(), cls(dtype="bfloat16")) if target.device == "cuda" else ()
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from tersor.context import Context
 from tersor.convolution import CONVOLUTIONS
@@ -16,6 +16,7 @@ from tersor.factor.options import count, share
 from tersor.factor.principal import Components, factors
 from tersor.factor.worth import Stage, paying
 from tersor.program import Program
+from tersor.target import Target
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,11 @@ class LowRank:
         share("energy", self.energy)
         share("margin", self.margin)
         count("multiple", self.multiple)
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """Shares of these layers' operations that stay."""
+        return tuple(cls(ratio=ratio) for ratio in (0.8, 0.6, 0.4))
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from tersor.factor.residual import Block, alike, blocks, bypass, change, influen
 from tersor.factor.residual import share as share_weights
 from tersor.interface import Flat
 from tersor.program import Program
+from tersor.target import Target
 
 BATCHES = 4
 """So many calibration inputs are run for each candidate."""
@@ -65,6 +66,12 @@ class PruneLayers:
         share("ratio", self.ratio)
         if self.score not in ("output", "influence"):
             raise ValueError(f"score is {self.score!r}; wanted 'output' or 'influence'")
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """Up to half of the blocks."""
+        found = len(list(blocks(program)))
+        return tuple(cls(count=number) for number in (1, 2, 3, 4, 6, 8, 12) if 2 * number <= found)
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

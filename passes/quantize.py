@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from tersor.context import Context
 from tersor.factor.options import whole
-from tersor.interface import Flat
 from tersor.program import Program
 from tersor.quant.attribution import precision, share
 from tersor.quant.fallback import affordable, within_budget
@@ -17,6 +16,7 @@ from tersor.quant.placement import Rules, rules
 from tersor.quant.plan import Layer, candidates
 from tersor.quant.ranges import method
 from tersor.quant.saturation import saturates
+from tersor.quant.seen import enough, smallest
 from tersor.quant.simulate import alone
 from tersor.quant.static import Prepared, prepare
 from tersor.quant.weights import ROUNDINGS
@@ -67,6 +67,11 @@ class Quantize:
         grid(self.activations or "uint8")
         whole("noise", self.noise)
 
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """What each backend fuses, where several run on the device."""
+        return (cls(), cls(backend="openvino")) if target.device == "cpu" else (cls(),)
+
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""
         table = rules(self.backend, context.target, context.backend)
@@ -75,7 +80,7 @@ class Quantize:
             return
         weights, why = self._weights(context.target)
         formats = grid(weights), grid(self.activations or table.activations)
-        inputs = context.calibration or (program.inputs,)
+        inputs = enough(program, context.calibration or (program.inputs,))
         ready = prepare(program, layers, table, formats, self.ranges, self.rounding, inputs, context.seed)
         stay, costs = self._stay(ready, context)
         told = f"{weights} weights{f' ({why})' if why else ''}, {formats[1].name} activations"
@@ -86,7 +91,7 @@ class Quantize:
         if context.limit is None:
             given_back = {layer.node.name: costs.get(layer.node.name) for layer in layers if layer not in stay}
             context.precision = precision(
-                program, ready.rounding, layers, taken, given_back, _few(inputs)[0], (weights, why)
+                program, ready.rounding, layers, taken, given_back, smallest(inputs, 1)[0], (weights, why)
             )
         ready.put(program, taken)
 
@@ -116,17 +121,13 @@ class Quantize:
 
     def _stay(self, ready: Prepared, context: Context) -> tuple[list[Layer], dict[str, float]]:
         """The layers that the noise and the budget allow, and what each costs alone, where that was looked at."""
-        inputs = _few(context.calibration or (ready.program.inputs,))
+        inputs = smallest(context.calibration or (ready.program.inputs,), LOOKED_AT)
         wanted = [ready.program.run(flat) for flat in inputs]
         stay, costs = affordable(ready.program, ready.rounding, ready.layers, inputs, wanted, self.noise)
         if not stay or ready.accepted(stay, context.quality):
             return stay, costs
         costs = costs or alone(ready.program, ready.rounding, ready.layers, inputs[:1], wanted[:1])
         return within_budget(stay, costs, lambda layers: ready.accepted(layers, context.quality)), costs
-
-
-def _few(inputs: Sequence[Flat]) -> list[Flat]:
-    return sorted(inputs, key=lambda flat: sum(value.numel() for value in flat))[:LOOKED_AT]
 
 
 def _cost(layer: Layer, costs: Mapping[str, float]) -> str:

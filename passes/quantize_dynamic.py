@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, Self
 
 from tersor.context import Context
 from tersor.convolution import CONVOLUTIONS
@@ -17,9 +17,11 @@ from tersor.quant.grid import grid
 from tersor.quant.insert import put_bias, put_weight
 from tersor.quant.plan import Layer, candidates
 from tersor.quant.saturation import saturates
+from tersor.quant.seen import smallest
 from tersor.quant.weights import Whole, of_layers
 from tersor.quant.worth import paying
 from tersor.rewrite_values import key
+from tersor.target import Target
 
 LOOKED_AT = 4
 """Calibration inputs on which errors of outputs are compared."""
@@ -52,6 +54,11 @@ class QuantizeDynamic:
             raise ValueError(f"per is {self.per!r}; wanted tensor or token")
         whole("noise", self.noise)
 
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """One scale for all that a layer reads, as runtimes on a CPU fuse it."""
+        return (cls(),) if target.device == "cpu" else ()
+
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""
         layers = self._layers(program, context)
@@ -59,10 +66,9 @@ class QuantizeDynamic:
             return
         why = saturates(context.target) if self.weights == "auto" else ""
         name = ("int7" if why else "int8") if self.weights == "auto" else self.weights
-        inputs = context.calibration or (program.inputs,)
-        own = of_layers(program, layers, grid(name), "nearest", inputs[:LOOKED_AT], seed=context.seed)
+        looked_at = smallest(context.calibration or (program.inputs,), LOOKED_AT)
+        own = of_layers(program, layers, grid(name), "nearest", looked_at, seed=context.seed)
         rounding = DynamicRounding({place: item.values for place, item in own.items()}, self.per)
-        looked_at = inputs[:LOOKED_AT]
         wanted = [program.run(flat) for flat in looked_at]
         stay, costs = affordable(program, rounding, layers, looked_at, wanted, self.noise)
         told = f"{name} weights{f' ({why})' if why else ''}, activations quantized per {self.per} while the model runs"
@@ -72,7 +78,7 @@ class QuantizeDynamic:
             context.skip(layer.node, f"stays in floating point, {cost:.2g} of the outputs' energy by itself")
         if context.limit is None:
             given_back = {layer.node.name: costs.get(layer.node.name) for layer in layers if layer not in stay}
-            context.precision = precision(program, rounding, layers, taken, given_back, inputs[0], (name, why))
+            context.precision = precision(program, rounding, layers, taken, given_back, looked_at[0], (name, why))
         self._put(program, taken, own, name)
 
     def _layers(self, program: Program, context: Context) -> list[Layer]:

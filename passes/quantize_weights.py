@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, fx
@@ -20,6 +20,7 @@ from tersor.quant.weight_only import METHODS, Reads, candidates, group_of, lost,
 from tersor.rewrite import erase_unused
 from tersor.rewrite_arguments import set_constant
 from tersor.rewrite_values import arguments
+from tersor.target import Target
 
 GROUPS = (16, 32, 64, 128, 256)
 """Inputs that share a scale in the kernels that runtimes have (ONNX Runtime, operator MatMulNBits)."""
@@ -59,6 +60,11 @@ class QuantizeWeights:
             raise ValueError(f"group is {self.group}; wanted one of {GROUPS}, and integers")
         if self.method not in ("", "nearest") and kind.kind != "integer":
             raise ValueError(f"{self.method} rounds integers; wanted method=nearest for {kind.name}")
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """Eight bits, then four."""
+        return cls(format="int8"), cls()
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

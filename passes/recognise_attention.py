@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import fx
 
@@ -17,6 +17,7 @@ from tersor.passes._weights import share_weight_nodes
 from tersor.program import Program
 from tersor.rewrite import erase_unused, replace
 from tersor.rewrite_values import key
+from tersor.target import Target
 
 SOFTMAX = ("softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax")
 
@@ -34,6 +35,11 @@ class RecogniseAttention:
     """
 
     exact: ClassVar[bool] = True
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """It has no settings; nothing where no softmax is."""
+        return (cls(),) if any(key(node) in SOFTMAX for node in program.nodes) else ()
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

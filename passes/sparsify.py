@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
 
@@ -73,6 +73,11 @@ class Sparsify:
             raise ValueError(f"compute is {self.compute!r}; wanted one of {', '.join(DTYPES)}")
         if not self.gain >= 1:
             raise ValueError(f"gain is {self.gain}; wanted 1 or more")
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """2:4 where the target's data sheet has kernels for it; then also for integers."""
+        return (cls(), cls(compute="int8")) if target.sparse else ()
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

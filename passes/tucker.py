@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 
 from tersor.context import Context
-from tersor.convolution import CONVOLUTIONS
+from tersor.convolution import CONVOLUTIONS, window
 from tersor.factor import tucker as method
 from tersor.factor.choices import Choice, settle
 from tersor.factor.components import metrics
@@ -19,6 +19,7 @@ from tersor.factor.options import count, share
 from tersor.factor.record import Record, recorded
 from tersor.factor.worth import Stage, paying
 from tersor.program import Program
+from tersor.target import Target
 
 Ranks = tuple[int, int]
 """Channels of the core: outputs, inputs."""
@@ -50,6 +51,11 @@ class Tucker:
         share("energy", self.energy)
         share("margin", self.margin)
         count("multiple", self.multiple)
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """Shares of the convolutions' operations that stay; nothing where there is none."""
+        return tuple(cls(ratio=ratio) for ratio in (0.7, 0.5, 0.3)) if any(map(window, program.nodes)) else ()
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

@@ -36,7 +36,13 @@ def optimize(
     dim: options.Dims = None,
     inputs: options.Inputs = None,
     budget: Annotated[str, typer.Option("--budget", help="Share of the metric that may be lost, e.g. 1%.")] = "0%",
+    latency: options.Latency = None,
+    metric: options.MetricName = None,
     calibration: options.Calibration = None,
+    tokenizer: options.Tokenizer = None,
+    pixels: options.Pixels = "imagenet",
+    study: options.Study = None,
+    resume: options.Resume = False,
     recover: options.Recover = None,
     seconds: Annotated[float, typer.Option("--seconds", min=0.0, help="Time to measure each contestant.")] = 2.0,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done; write no model.")] = False,
@@ -56,11 +62,13 @@ def optimize(
         "seed": seed,
         "seconds": seconds,
     }
-    rest["recover"] = recover
+    rest |= {"recover": recover, "latency": latency, "study": study, "resume": resume}
     _check_outputs(None if dry_run else output, report or [], model, force)
     _check_names(passes, target, backend)
+    _check_plan(passes, rest)
     common["inputs"] = options.arrays(inputs)
-    rest["calibration"] = [options.arrays(path) for path in calibration or []]
+    rest["calibration"] = options.calibration(calibration, tokenizer, pixels)
+    rest["metric"] = options.metric(metric)
     with stdout_kept(), _progress(quiet) as progress:
         done = None if dry_run else _optimized(model, {**common, **rest, "progress": progress})
         made = _planned(model, {**common, "progress": progress}) if done is None else done.report
@@ -111,6 +119,13 @@ def _check_names(passes: str | None, target: str, backend: str) -> None:
         find_backend(backend)
     if passes is not None:
         parse(passes)
+
+
+def _check_plan(passes: str | None, rest: dict[str, Any]) -> None:
+    """What the planner is asked must make sense before the model is captured."""
+    from tersor.planned import asked
+
+    asked(passes, rest["budget"], rest["latency"], rest["study"], rest["resume"], rest["seconds"])
 
 
 def _write(done: Any, output: Path, opset: int | None, force: bool) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -43,8 +43,32 @@ Inputs = Annotated[
 Calibration = Annotated[
     list[Path] | None,
     typer.Option(
-        "--calibration", metavar="FILE.npz", help="Unlabelled inputs for lossy passes, one array per input. Repeatable."
+        "--calibration",
+        metavar="PATH",
+        help="Unlabelled inputs for lossy passes: .npz, .npy, .txt, images, or a folder of them. Repeatable.",
     ),
+]
+Tokenizer = Annotated[
+    Path | None, typer.Option("--tokenizer", metavar="FILE", help="tokenizer.json, for calibration with text.")
+]
+Pixels = Annotated[
+    str,
+    typer.Option("--pixels", metavar="HOW", help="Scale of images for calibration: imagenet, half, unit or none."),
+]
+Latency = Annotated[
+    str | None,
+    typer.Option("--latency", metavar="TIME", help="Wanted time of one run: 5ms, or 50% of the original's."),
+]
+MetricName = Annotated[
+    str | None,
+    typer.Option("--metric", metavar="MODULE:FUNCTION", help="Takes a model, returns a number; higher is better."),
+]
+Study = Annotated[
+    str | None,
+    typer.Option("--study", metavar="FILE|URL", help="Where the planner keeps its trials; default: the user's cache."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the last search for the same, or join one that runs.")
 ]
 Recover = Annotated[
     str | None,
@@ -121,6 +145,37 @@ def arrays(path: Path | None) -> dict[str, Any] | None:
             f"--inputs {str(path)!r} is not an archive of numeric arrays: {line}",
             "write it with numpy.savez(path, name=array)",
         ) from None
+
+
+def calibration(paths: Sequence[Path] | None, tokenizer: Path | None, pixels: str) -> list[Any]:
+    """Calibration files; raises InputError for one that is not there, UsageError for an unknown scale."""
+    from tersor.calibration_data import Files
+
+    return [Files(path, tokenizer or "", pixels) for path in paths or ()]
+
+
+def metric(name: str | None) -> Callable[[Any], float] | None:
+    """The function ``module:function``, looked for in the working directory too; raises UsageError."""
+    if name is None:
+        return None
+    module, colon, function = name.partition(":")
+    if not (module and colon and function):
+        raise UsageError(f"--metric is {name!r}, wanted module:function", "for example --metric evaluate:accuracy")
+    import importlib
+    import os
+    import sys
+
+    sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        found = getattr(importlib.import_module(module), function)
+    except Exception as error:  # whatever the user's module raises
+        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UsageError(f"--metric {name!r} cannot be loaded: {type(error).__name__}: {line}", "check it") from None
+    finally:
+        sys.path.pop(0)
+    if not callable(found):
+        raise UsageError(f"--metric {name!r} is no function", "it takes a model and returns a number")
+    return found  # type: ignore[no-any-return]
 
 
 def load(model: str, dims: Sequence[str] | None = None, inputs: Path | None = None) -> Program:
