@@ -126,6 +126,15 @@ class Timing:
 
 
 @dataclass
+class LayerTime:
+    """One layer of what a backend compiled: ``kind`` is what it is and computes in; milliseconds of one run."""
+
+    name: str
+    kind: str
+    ms: float
+
+
+@dataclass
 class GroupRecord:
     """Dimensions of the original that are the same thing.
 
@@ -157,6 +166,86 @@ class QualityRecord:
     before: float
     after: float
     budget: float
+
+
+@dataclass
+class TrialRecord:
+    """One pipeline that the planner looked at. Times are relative to the original's on its fastest backend.
+
+    Attributes:
+        passes: the chosen passes with their settings, without the exact ones around them; empty for these alone.
+        status: "chosen", "front" (none is faster without losing more), "beaten", "no gain", "too lossy", "failed",
+            "nothing to do" or "not tried".
+        reason: why it was not chosen.
+        predicted, measured: its time; None where there is none.
+        low, high: 95 % confidence interval of what was measured.
+        quality, lost: in the metric or in agreement, and the share of the original's that is gone.
+        expected, expected_lost: time and loss if its passes did not touch each other; None for single passes.
+        backend: that it was measured on.
+        seconds: what the trial took.
+    """
+
+    passes: str
+    status: str
+    reason: str = ""
+    predicted: float | None = None
+    measured: float | None = None
+    low: float | None = None
+    high: float | None = None
+    quality: float | None = None
+    lost: float | None = None
+    expected: float | None = None
+    expected_lost: float | None = None
+    backend: str = ""
+    seconds: float = 0.0
+
+
+@dataclass
+class ContributionRecord:
+    """What one pass of the plan does there: the plan without it, beside the plan.
+
+    Attributes:
+        spec: the pass with its options.
+        time: how many times longer the plan takes without it; None where that was not measured.
+        lost: share of the quality that it costs; negative where it helps.
+    """
+
+    spec: str
+    time: float | None
+    lost: float | None
+
+
+@dataclass
+class PlanRecord:
+    """What the planner was asked, looked at and chose.
+
+    Attributes:
+        chosen: the chosen passes; empty where the exact ones alone are the best.
+        original_ms: milliseconds of the original on its fastest backend; None where nothing was measured or known.
+        wanted: latency that was asked for, relative to the original's; None where the fastest was.
+        budget: share of the quality that may be lost.
+        verdict: whether the latency was reached, and how far it is off where not.
+        trials: every pipeline, and every setting that was not tried.
+        contributions: of each chosen pass.
+        study: where the trials are kept; empty where nowhere.
+        command: what makes the same result without a search.
+    """
+
+    chosen: str
+    original_ms: float | None
+    wanted: float | None
+    budget: float
+    verdict: str = ""
+    trials: list[TrialRecord] = field(default_factory=list)
+    contributions: list[ContributionRecord] = field(default_factory=list)
+    study: str = ""
+    command: str = ""
+
+    @property
+    def front(self) -> list[TrialRecord]:
+        """The pipelines that none is faster than without losing more, the fastest first."""
+        found = [trial for trial in self.trials if trial.status in ("chosen", "front")]
+        return sorted(found, key=lambda trial: trial.measured or 0.0)
 
 
 @dataclass
@@ -202,12 +291,14 @@ class Report:
         model: what the user gave; ``model_hash`` identifies its graph and weights.
         command: text that reproduces the run.
         pipeline: the passes, in one string.
+        layers: of what was kept, in execution order, where its backend times them one by one.
         stages: seconds by stage (capture, passes, compile, measure, ...).
         notes: what the user should know, in order.
         environment: versions, machine, date, seeds.
         kept: name of the timing of what was kept; empty where nothing was measured.
         quality: what lossy passes spent; None where there were none.
         groups: the original's groups of axes, where lossy passes ran.
+        plan: how the pipeline was chosen; None where the user gave it.
     """
 
     model: str
@@ -222,6 +313,7 @@ class Report:
     after: ModelFacts = field(default_factory=ModelFacts)
     parity: list[Parity] = field(default_factory=list)
     timings: list[Timing] = field(default_factory=list)
+    layers: list[LayerTime] = field(default_factory=list)
     stages: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     environment: dict[str, str] = field(default_factory=dict)
@@ -230,6 +322,7 @@ class Report:
     kept: str = ""
     quality: QualityRecord | None = None
     groups: list[GroupRecord] = field(default_factory=list)
+    plan: PlanRecord | None = None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to JSON; the schema is ``docs/report-schema.json``."""
