@@ -7,10 +7,15 @@ from tersor.context import Context
 from tersor.pipeline import Repair
 from tersor.program import Program
 from tersor.progress import Progress
+from tersor.quant.seen import smallest
 from tersor.report.model import SiteRecord
 
 METHODS = (*recover.METHODS, "none")
 """Ways to recover; the first is the default."""
+
+
+ROUNDED = 12
+"""Calibration inputs that layers are repaired with after quantization, the smallest ones."""
 
 
 def repairer(method: str, progress: Progress, seed: int, seconds: float = 60.0) -> Repair | None:
@@ -24,8 +29,10 @@ def repairer(method: str, progress: Progress, seed: int, seconds: float = 60.0) 
 
     def repair(before: Program, damaged: Program, context: Context) -> tuple[Program, list[SiteRecord]]:
         correspondence = recover.Correspondence(tuple(context.cuts))
+        # Rounding harms every layer a little, and few inputs show how; a cut needs all that there are.
+        inputs = context.calibration if context.precision is None else smallest(context.calibration, ROUNDED)
         done = recover.recover(
-            before, damaged, correspondence, context.calibration, steps, progress=progress, seed=seed, seconds=seconds
+            before, damaged, correspondence, inputs, steps, progress=progress, seed=seed, seconds=seconds
         )
         told = [
             SiteRecord(

@@ -6,15 +6,15 @@ import math
 from collections.abc import Mapping, Sequence
 
 from tersor.context import origin
-from tersor.cost.flops import program_flops
 from tersor.interface import Flat
 from tersor.program import Program
 from tersor.quant.plan import Layer
+from tersor.quant.seen import products, work
 from tersor.quant.simulate import Attribution, Rounder, attribute
 from tersor.quant.worth import multiply_adds
 from tersor.report.model import LayerError, PrecisionRecord
 
-WORK = 3e11
+WORK = 1e11
 """Floating-point operations that the search for where an error comes from may take: some seconds on two cores."""
 
 
@@ -45,7 +45,7 @@ def precision(
 
 def share(program: Program, layer: Layer) -> float:
     """A layer's share of the program's multiply-adds, at the example sizes."""
-    return multiply_adds(layer) / max(program_flops(program).products / 2, 1)
+    return multiply_adds(layer) / max(products(program) / 2, 1)
 
 
 def _row(
@@ -61,6 +61,4 @@ def _row(
 
 def _most(program: Program, flat: Flat) -> int:
     """How many layers can be looked at one by one, with two runs each."""
-    size = sum(value.numel() for value in flat) / max(sum(value.numel() for value in program.inputs), 1)
-    run = program_flops(program).products * max(size, 1e-3)
-    return max(4, math.floor(WORK / (2 * max(run, 1.0))))
+    return max(4, math.floor(WORK / (2 * max(work(program, flat), 1.0))))

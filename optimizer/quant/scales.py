@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from tersor.calibrate import observe
 from tersor.errors import InputError
-from tersor.interface import Flat
-from tersor.program import Program
-from tersor.progress import Progress
 from tersor.quant.grid import Grid, affine
 from tersor.quant.histogram import Histogram
 from tersor.quant.ranges import method
@@ -21,22 +17,13 @@ Scale = tuple[Tensor, Tensor]
 
 
 def of_activations(
-    program: Program,
-    names: Iterable[str],
-    on: Grid,
-    ranges: str,
-    inputs: Sequence[Flat],
-    progress: Progress | None = None,
-    *,
-    symmetric: bool = False,
+    seen: Mapping[str, Histogram], on: Grid, ranges: str, *, symmetric: bool = False
 ) -> dict[str, Scale]:
-    """One scale for each named node's result.
+    """One scale for each named node's result, from the histogram of what calibration showed of it.
 
     Raises:
         InputError: calibration shows no value of one, or makes one NaN or infinite.
     """
-    seen = {name: Histogram() for name in names}
-    observe(program, {name: item.add for name, item in seen.items()}, inputs, progress=progress)
     found = {}
     for name, item in seen.items():
         if item.bad:

@@ -13,8 +13,9 @@ from tersor.quant.insert import put_activation, put_bias, put_weight
 from tersor.quant.placement import Rules
 from tersor.quant.plan import Layer, plan
 from tersor.quant.scales import of_activations
+from tersor.quant.seen import look
 from tersor.quant.simulate import Rounding
-from tersor.quant.weights import Whole, of_layers
+from tersor.quant.weights import Whole, channels, of_layers
 from tersor.refresh import refresh
 from tersor.rewrite_values import fake, key
 
@@ -96,7 +97,8 @@ def prepare(
     """
     weights, on = formats
     names = [node.name for node in plan(layers, table).tensors]
-    scales = of_activations(program, names, on, ranges, inputs, symmetric=table.symmetric)
-    own = of_layers(program, layers, weights, rounding, inputs, seed=seed)
+    seen, means = look(program, names, dict(map(channels, layers)), inputs)
+    scales = of_activations(seen, on, ranges, symmetric=table.symmetric)
+    own = of_layers(program, layers, weights, rounding, inputs, means=means, seed=seed)
     rounded = Rounding(on, scales, {name: item.values for name, item in own.items()}, table)
     return Prepared(program, layers, table, weights, own, rounded)

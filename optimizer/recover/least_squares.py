@@ -73,10 +73,10 @@ class LeastSquares:
             return None
         weightless, biasless = unwritable(program, layer), bias_unwritable(program, layer)
         dampings = [d for d in self.dampings if not weightless or math.isinf(d)]
-        fit, judge, energy = self._rows(layer, meeting, targets, samples)
         method = "bias" if all(map(math.isinf, dampings)) else "least-squares"
         if not dampings or (method == "bias" and biasless):
             return _refused(meeting, method, f"{weightless} {biasless}".strip())
+        fit, judge, energy = self._rows(layer, meeting, targets, samples)
         if len(fit) < 2 or len(judge) < 1:
             return _refused(meeting, method, "too few finite values")
         kept = _support(program, layer)

@@ -6,7 +6,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
-from torch import Tensor
+from torch import Tensor, fx
 
 from tersor.errors import UsageError
 from tersor.program import Program
@@ -14,6 +14,7 @@ from tersor.progress import Progress, Silent
 from tersor.recover.correspondence import Correspondence
 from tersor.recover.course import Course
 from tersor.recover.distill import learn
+from tersor.recover.layers import bias_unwritable, layer_of, unwritable
 from tersor.recover.layerwise import Repair, layerwise
 from tersor.recover.least_squares import LeastSquares
 from tersor.recover.loss import output_loss
@@ -82,6 +83,8 @@ def recover(
     """
     methods = _checked((method,) if isinstance(method, str) else tuple(method))
     _same_interface(original, damaged)
+    if "distill" not in methods and not any(_is_repairable(damaged, node) for node in damaged.nodes):
+        return Recovered(damaged, notes=["nothing is repaired: no layer has a weight or a bias that can be replaced"])
     samples = split(original, calibration)
     few = within(samples, original, memory)
     loss = output_loss(original, damaged, samples.held)
@@ -141,6 +144,14 @@ def _better(state: Recovered, name: str, program: Program, loss: float, layers: 
         note = f"{name} is left out: loss {loss:.3g} on judging inputs, {state.loss_after:.3g} without it"
         return replace(state, notes=[*state.notes, note])
     return replace(state, program=program, layers=[*state.layers, *layers], loss_after=loss)
+
+
+def _is_repairable(program: Program, node: fx.Node) -> bool:
+    """Whether a layer-wise repair could change a node's constants; those of quantized layers it could not."""
+    layer = layer_of(node)
+    if layer is None:
+        return BatchNorm().applies(node)
+    return not (unwritable(program, layer) and bias_unwritable(program, layer))
 
 
 def _checked(methods: tuple[str, ...]) -> tuple[str, ...]:
