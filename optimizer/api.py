@@ -17,6 +17,7 @@ from tersor.artefact import checked_writer
 from tersor.axes.summary import summarize
 from tersor.calibration_data import Files, calibration_inputs, listed
 from tersor.context import Pass
+from tersor.cost.record import record
 from tersor.errors import BackendError, CaptureError, UsageError
 from tersor.facts import facts, picture
 from tersor.lower import lower
@@ -169,6 +170,7 @@ def optimize_program(original: Any, request: Request, report: Report) -> Optimiz
     reference, outcome = _rewrite(original, request, report)
     with request.stage("lower and measure"):
         lowered = lower(reference, outcome, request.target, request.backend, request.seconds, report)
+    record(report, original, lowered.program, request.target)
     report.stages = dict(request.stages)
     judged = outcome.reference if lowered.program is outcome.program else reference
     writer = checked_writer(lowered.program, judged, request.opset)

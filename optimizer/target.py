@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 from tersor.errors import UsageError
 
@@ -31,6 +32,7 @@ class Target:
         sparse: the same where half of the weights are zero in the 2:4 pattern.
         bandwidth: bytes per second from and to memory.
         cache: bytes of the last-level cache.
+        cache_bandwidth: bytes per second from and to it, or to a smaller cache; 0 takes a multiple of ``bandwidth``.
         memory: bytes of memory.
         memory_type: its technology, with "ECC" where error correction takes a part of the bandwidth.
         power: watts that the board may draw.
@@ -38,6 +40,7 @@ class Target:
         clock: highest cycles per second.
         launch: seconds between the starts of two empty kernels on one stream; an estimate, no vendor states it.
         source: where the figures come from.
+        corrections: what single operators took here, fitted, by backend, see `tersor.cost.correction`.
     """
 
     name: str
@@ -58,6 +61,8 @@ class Target:
     clock: float = 0.0
     launch: float = 0.0
     source: str = ""
+    cache_bandwidth: float = 0.0
+    corrections: Mapping[str, Any] = field(default_factory=dict, hash=False, repr=False)
 
     def rate(self, dtype: str, sparse: bool = False) -> float:
         """Peak operations per second; those of float32 where the dtype has no fast path."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from tersor.cli import options
-from tersor.cli.output import print_json, print_table
+from tersor.cli.output import print_json, print_table, stdout_kept
 
 if TYPE_CHECKING:
     from tersor.target import Target
@@ -18,18 +18,18 @@ def targets(
     measure: Annotated[
         bool, typer.Option("--measure", help="Measure this machine in a few seconds and keep the profile.")
     ] = False,
+    deep: Annotated[
+        bool,
+        typer.Option("--deep", help="With --measure: single operators in every installed runtime, a minute or two."),
+    ] = False,
     json: options.Json = False,
 ) -> None:
     """List the devices, this machine first, with their peak rates."""
     from tersor.target import detect, known, machine, named
 
     here, saved = detect(), ""
-    if measure:
-        from tersor.targets import measure as bench
-        from tersor.targets import profile
-
-        here = bench.measure(here)
-        saved = str(profile.save(here))
+    if measure or deep:
+        here, saved = _measured(here, deep)
     shown = [named(name)] if name else [here, *(target for target in known().values() if target.name != here.name)]
     if json:
         print_json({"machine": machine(), "targets": [facts(target) for target in shown], "profile": saved})
@@ -50,11 +50,26 @@ def targets(
         print("this machine is not measured yet: tersor targets --measure")
 
 
+def _measured(here: Target, deep: bool) -> tuple[Target, str]:
+    """This machine as it was measured, and where that is kept."""
+    from tersor.targets import measure, profile
+
+    here = measure.measure(here)
+    if deep:
+        from tersor.targets.deep import deep as operators
+
+        with stdout_kept():
+            here, rows = operators(here, lambda line: typer.echo(line, err=True))
+        profile.save_operators(here, rows)
+    return here, str(profile.save(here))
+
+
 def facts(target: Target) -> dict[str, Any]:
-    """A target as plain values, in the units of `Target`."""
+    """A target as plain values, in the units of `Target`; of corrections which kinds of kernels they cover."""
     import dataclasses
 
-    return {**dataclasses.asdict(target), "dtypes": list(target.dtypes)}
+    covered = {backend: sorted(fitted["kinds"]) for backend, fitted in target.corrections.items()}
+    return {**dataclasses.asdict(target), "corrections": covered, "dtypes": list(target.dtypes)}
 
 
 def _row(target: Target) -> tuple[str, ...]:
@@ -88,6 +103,7 @@ def _show_one(sheet: dict[str, Any]) -> None:
         ("launch", f"{sheet['launch'] * 1e6:.1f} us (estimate)"),
         *rates,
         *sparse,
+        ("operators measured in", ", ".join(sheet["corrections"])),
         ("source", sheet["source"]),
     ]
     print_table(("", ""), [line for line in lines if line[1]])

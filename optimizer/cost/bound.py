@@ -40,10 +40,11 @@ class Bound:
         return max(self.compute, self.memory)
 
 
-def bound(launch: Launch, target: Target) -> Bound:
+def bound(launch: Launch, target: Target, resident: bool = False) -> Bound:
     """The roofline of one kernel; raises UsageError where the target's data sheet is not known.
 
-    Activations that fill less than half of the last-level cache may still lie there when they are read.
+    Activations that fill less than half of the last-level cache may still lie there when they are read; so may weights
+    where all of a model's fit into it (``resident``).
 
     Depthwise convolutions run outside tensor cores; so do products whose sizes are no multiple of 16 bytes, which is
     not counted against them here, since libraries may pad.
@@ -54,8 +55,10 @@ def bound(launch: Launch, target: Target) -> Bound:
             "choose one that 'tersor targets' shows with rates, or measure it",
         )
     rate = target.rate("float32" if launch.kind == "depthwise" else launch.dtype, gains_from_zeros(launch, target))
-    near = _CACHE_GAIN if launch.moved < target.cache / 2 else 1.0
-    return Bound(launch.flops / rate, (launch.weights + launch.moved / near) / target.bandwidth)
+    gain = target.cache_bandwidth / target.bandwidth if target.cache_bandwidth else _CACHE_GAIN
+    moved = launch.moved / (gain if launch.moved < target.cache / 2 else 1.0)
+    weights = launch.weights / (gain if resident else 1.0)
+    return Bound(launch.flops / rate, (weights + moved) / target.bandwidth)
 
 
 def aligned(launch: Launch) -> bool:

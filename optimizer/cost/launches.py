@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
 
-import torch
 from torch import fx
 
-from tersor.convolution import is_transposed
 from tersor.cost.flops import flops
-from tersor.cost.kinds import is_alias, kind
+from tersor.cost.fusion import FUSION, Fusion, Reader, groups
+from tersor.cost.kinds import kind
+from tersor.cost.operators import SLICES
 from tersor.cost.precision import PRODUCTS, element_types, size
-from tersor.cost.shapes import hints
-from tersor.rewrite_values import arguments, key
+from tersor.cost.shapes import stored_elements
+from tersor.cost.sizes import evaluated, sizes
+from tersor.rewrite_values import key
+
+__all__ = ["FUSION", "Fusion", "Launch", "launches"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Launch:
         stride: of a convolution.
         images: that a convolution works on.
         sparse: whether its weight is 2:4.
+        functions: elements for which it evaluates a function such as an exponential.
     """
 
     kind: str
@@ -50,6 +52,7 @@ class Launch:
     stride: int = 1
     images: int = 1
     sparse: bool = False
+    functions: float = 0.0
 
     @property
     def bytes(self) -> float:
@@ -66,30 +69,8 @@ class Launch:
             groups=max(1, round(self.groups * factor)) if batched else self.groups,
             m=self.m if batched else max(1, round(self.m * factor)),
             images=max(1, round(self.images * factor)),
+            functions=self.functions * factor,
         )
-
-
-@dataclass(frozen=True)
-class Fusion:
-    """Which operators a backend runs in one kernel.
-
-    Attributes:
-        epilogue: elementwise operators and batch norms join the product whose result they take.
-        chain: elementwise operators join each other and the norms, reductions and copies before them.
-    """
-
-    epilogue: bool = False
-    chain: bool = False
-
-
-FUSION = {
-    "eager": Fusion(),
-    "inductor": Fusion(chain=True),
-    "triton": Fusion(epilogue=True, chain=True),
-    "onnxruntime": Fusion(epilogue=True),
-    "openvino": Fusion(epilogue=True, chain=True),
-    "tensorrt": Fusion(epilogue=True, chain=True),
-}
 
 
 def launches(
@@ -107,57 +88,23 @@ def launches(
         sparse: whether a weight is to be taken as 2:4.
     """
     types = element_types(graph, precision)
-    groups = _groups(graph, FUSION.get(backend, Fusion()))
+    reader = Reader.of(graph, FUSION.get(backend, Fusion()))
     made: list[Launch] = []
-    for members in groups:
-        if precision == "amp" and not FUSION.get(backend, Fusion()).chain:
-            made += _casts(members[0], types)
-        made.append(_launch(members, types, sparse))
+    for members in groups(graph, reader):
+        if precision == "amp" and not reader.fusion.chain:
+            made += _casts(members[0], types, reader)
+        made.append(_launch(members, types, sparse, reader))
     return made
 
 
-def _groups(graph: fx.Graph, fusion: Fusion) -> list[list[fx.Node]]:
-    where: dict[fx.Node, list[fx.Node]] = {}
-    order: dict[fx.Node, int] = {}
-    groups: list[list[fx.Node]] = []
-    for node in graph.nodes:
-        if not (sort := kind(node)):
-            continue
-        source = max(_producers(node), key=lambda item: order.get(item, -1), default=None)
-        joined = where.get(source) if source is not None else None
-        if joined is None or source is None or not _joins(sort, joined, len(source.users) == 1, fusion):
-            joined = []
-            groups.append(joined)
-        joined.append(node)
-        where[node] = joined
-        order[node] = len(order)
-    return groups
-
-
-def _joins(sort: str, group: list[fx.Node], alone: bool, fusion: Fusion) -> bool:
-    """Whether a node runs with the latest of what it reads; ``alone`` where nobody else reads that."""
-    first = kind(group[0])
-    if sort not in ("elementwise", "batch_norm"):
-        return fusion.chain and sort in ("norm", "softmax", "reduction") and first == "elementwise"
-    if first in PRODUCTS:
-        return fusion.epilogue and alone and first != "attention"
-    return fusion.chain
-
-
-def _producers(node: fx.Node) -> Iterator[fx.Node]:
-    """The operators whose results a node reads, views in between skipped."""
-    for source in node.all_input_nodes:
-        owner = _owner(source)
-        if owner.op == "call_function":
-            yield owner
-
-
-def _launch(members: list[fx.Node], types: dict[fx.Node, str], sparse: Callable[[fx.Node], bool]) -> Launch:
-    main = next((node for node in members if kind(node) != "elementwise"), members[0])
-    sort = kind(main)
-    moved, weights = _traffic(members, types)
-    work = sum(flops(node) or 0 for node in members if kind(node) in PRODUCTS)
-    weight = _weight(main)
+def _launch(
+    members: list[fx.Node], types: dict[fx.Node, str], sparse: Callable[[fx.Node], bool], reader: Reader
+) -> Launch:
+    main = next((node for node in members if reader.kind(node) != "elementwise"), members[0])
+    sort = reader.kind(main)
+    moved, weights = _traffic(members, types, reader)
+    work = sum(flops(node) or 0 for node in members if reader.kind(node) in PRODUCTS)
+    weight = _weight(main, reader)
     return Launch(
         sort,
         (main.name, *(node.name for node in members if node is not main)),
@@ -165,8 +112,9 @@ def _launch(members: list[fx.Node], types: dict[fx.Node, str], sparse: Callable[
         float(work),
         moved,
         weights,
-        **_sizes(main, sort),
+        **sizes(main, sort),
         sparse=weight is not None and sparse(weight),
+        functions=sum(evaluated(node) for node in members),
     )
 
 
@@ -177,10 +125,11 @@ def _compute_type(node: fx.Node, sort: str, types: dict[fx.Node, str]) -> str:
     read = [types[source] for source in node.all_input_nodes[:2] if source in types]
     if "float16" in (types.get(node), *read) and "float32" in read:
         return "float16" if types.get(node) == "float16" else "float32"
-    return max(read, key=size, default=types.get(node, "float32"))
+    widest = max(read, key=size, default=types.get(node, "float32"))
+    return "int8" if widest == "uint8" else widest
 
 
-def _traffic(members: list[fx.Node], types: dict[fx.Node, str]) -> tuple[float, float]:
+def _traffic(members: list[fx.Node], types: dict[fx.Node, str], reader: Reader) -> tuple[float, float]:
     """Bytes of activations, and of weights: what comes from outside once, and what somebody else takes."""
     inside = set(members)
     moved = weights = 0.0
@@ -188,23 +137,23 @@ def _traffic(members: list[fx.Node], types: dict[fx.Node, str]) -> tuple[float, 
     for node in members:
         precise = types.get(node, "float32")
         for source in node.all_input_nodes:
-            if source in seen or _owner(source) in inside:
+            if source in seen or reader.owner(source) in inside:
                 continue
             seen.add(source)
-            amount = _elements(source.meta.get("val"))
-            if _owner(source).op == "get_attr":
+            amount = stored_elements(source.meta.get("val"))
+            if reader.is_weight(reader.owner(source)):
                 weights += amount * min(size(types.get(source, "float32")), size(precise))
             else:
-                moved += _read(node, source, amount) * _read_size(node, source, types)
+                moved += _read(node, amount) * _read_size(node, source, types)
         if not node.users or any(user not in inside for user in node.users):
-            moved += _elements(node.meta.get("val")) * size(precise)
+            moved += stored_elements(node.meta.get("val")) * size(precise)
     return moved, weights
 
 
-def _read(node: fx.Node, source: fx.Node, amount: float) -> float:
-    """Elements that are read: of a looked-up table only what is taken."""
-    if key(node) in ("embedding", "index", "index_select", "gather"):
-        return min(amount, _elements(node.meta.get("val")))
+def _read(node: fx.Node, amount: float) -> float:
+    """Elements that are read: of a table or a whole that is cut only what is taken."""
+    if key(node) in ("embedding", "index", "index_select", "gather") or key(node) in SLICES:
+        return min(amount, stored_elements(node.meta.get("val")))
     return amount
 
 
@@ -213,82 +162,18 @@ def _read_size(node: fx.Node, source: fx.Node, types: dict[fx.Node, str]) -> flo
     return min(own, size(types.get(node, "float32"))) if kind(node) in PRODUCTS else own
 
 
-def _casts(node: fx.Node, types: dict[fx.Node, str]) -> Iterator[Launch]:
+def _casts(node: fx.Node, types: dict[fx.Node, str], reader: Reader) -> Iterator[Launch]:
     """The conversions that autocast puts before a product."""
     if kind(node) not in PRODUCTS:
         return
     for source in node.all_input_nodes:
-        if types.get(source) == "float32" and _owner(source).op == "call_function":
-            amount = _elements(source.meta.get("val"))
+        if types.get(source) == "float32" and reader.owner(source).op == "call_function":
+            amount = stored_elements(source.meta.get("val"))
             yield Launch("elementwise", (f"{source.name}_half",), "float16", moved=6.0 * amount, m=1, n=int(amount))
 
 
-def _owner(node: fx.Node) -> fx.Node:
-    while node.op == "call_function" and node.all_input_nodes and (is_alias(node) or _dequantizes(node)):
-        node = node.all_input_nodes[0]
-    return node
-
-
-def _dequantizes(node: fx.Node) -> bool:
-    return key(node).startswith("quantized_decomposed::dequantize")
-
-
-def _weight(node: fx.Node) -> fx.Node | None:
+def _weight(node: fx.Node, reader: Reader) -> fx.Node | None:
     if kind(node) not in PRODUCTS or len(node.all_input_nodes) < 2:
         return None
-    weight = _owner(node.all_input_nodes[1])
+    weight = reader.owner(node.all_input_nodes[1])
     return weight if weight.op == "get_attr" else None
-
-
-def _elements(value: Any) -> float:
-    """Elements of memory: broadcast dimensions count once."""
-    if isinstance(value, list | tuple):
-        return sum(_elements(item) for item in value)
-    if not isinstance(value, torch.Tensor):
-        return 0.0
-    sizes = hints(value.shape)
-    if sizes is None:
-        return 0.0
-    strides = value.stride()
-    return float(math.prod(n for n, step in zip(sizes, strides, strict=True) if isinstance(step, torch.SymInt) or step))
-
-
-def _shape(node: Any) -> tuple[int, ...]:
-    value = node.meta.get("val") if isinstance(node, fx.Node) else None
-    first = value[0] if isinstance(value, list | tuple) and value else value
-    return (hints(first.shape) or ()) if isinstance(first, torch.Tensor) else ()
-
-
-def _sizes(node: fx.Node, sort: str) -> dict[str, int]:
-    out = _shape(node)
-    if sort in ("conv", "pointwise_conv", "grouped_conv", "depthwise"):
-        return _convolved(node, out)
-    if sort == "attention":
-        query, keys = _shape(node.args[0]), _shape(node.args[1])
-        return {"groups": math.prod(query[:-2]), "m": query[-2], "n": keys[-2], "k": query[-1]}
-    if sort in ("linear", "bmm") and out:
-        total = flops(node) or 0
-        rows, columns = (out[-2] if len(out) > 1 else 1), out[-1]
-        deep = max(1, total // max(1, 2 * math.prod(out)))
-        if sort == "linear":
-            return {"m": math.prod(out[:-1]), "n": columns, "k": deep}
-        return {"groups": math.prod(out[:-2]), "m": rows, "n": columns, "k": deep}
-    source = _shape(node.all_input_nodes[0]) if node.all_input_nodes else ()
-    shape = max((out, source), key=math.prod, default=())
-    return {"m": math.prod(shape[:-1]), "n": shape[-1] if shape else 1}
-
-
-def _convolved(node: fx.Node, out: tuple[int, ...]) -> dict[str, int]:
-    given = arguments(node)
-    weight, groups = _shape(given["weight"]), int(given["groups"])
-    stride = given["stride"]
-    moved = _shape(given["input"]) if is_transposed(node) else out
-    return {
-        "groups": groups,
-        "m": math.prod(moved) // max(1, moved[1]),
-        "n": max(1, weight[1] if is_transposed(node) else weight[0] // groups),
-        "k": max(1, math.prod(weight) // max(1, weight[0]) if not is_transposed(node) else weight[0] // groups),
-        "window": math.prod(weight[2:]),
-        "images": moved[0],
-        "stride": int(stride[0] if isinstance(stride, list | tuple) else stride),
-    }

@@ -30,3 +30,22 @@ MOVES_DATA = ALIASES | frozenset(
     )
 )  # fmt: skip
 """Operators that move, look up, fill or measure, and do not compute."""
+
+PERMUTES = frozenset(("permute", "transpose", "t", "mT", "numpy_T", "movedim", "swapaxes"))
+"""Views that order memory anew where a runtime has no strides."""
+
+SLICES = frozenset(
+    (
+        "slice", "select", "unbind", "chunk", "split", "split_with_sizes", "tensor_split", "narrow", "diagonal",
+        "expand", "expand_as", "broadcast_to", "as_strided",
+    )
+)  # fmt: skip
+"""Views that a runtime without strides copies."""
+
+FUNCTIONS = frozenset(
+    (
+        "sigmoid", "silu", "gelu", "tanh", "erf", "exp", "log", "sin", "cos", "pow", "softplus", "mish", "elu", "selu",
+        "celu", "log1p", "expm1", "logit", "log_sigmoid", "atan", "rsqrt",
+    )
+)  # fmt: skip
+"""Elementwise operators that evaluate a function rather than add or multiply."""

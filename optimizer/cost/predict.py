@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import fx
 
 from tersor.context import origin
-from tersor.cost.bound import on_tensor_cores
+from tersor.cost.bound import bound, on_tensor_cores
 from tersor.cost.launches import Launch, launches
 from tersor.cost.memory import peak_bytes
 from tersor.cost.precision import precision_named
-from tersor.cost.slowdown import estimate, launch_seconds, whole_interval
+from tersor.cost.slowdown import call_seconds, estimate, launch_seconds, whole_interval
 from tersor.errors import UsageError
 from tersor.program import Program
 from tersor.target import Target
@@ -49,7 +49,7 @@ class Prediction:
 
     Attributes:
         target, backend, precision, batch: what was asked.
-        seconds, low, high: predicted time, and between what it lies nine times out of ten.
+        seconds, low, high: predicted time, what a call costs included, and between what it lies nine times out of ten.
         bound: seconds below which no implementation of these launches can be.
         flops, bytes: of all launches.
         weights, activations: bytes of memory that are needed, activations at the busiest moment.
@@ -92,8 +92,9 @@ def cost(
     size, factor = _batch(program, batch)
     found = [one.scaled(factor) for one in launches(program.graph, backend, precision, _sparse(program))]
     names = {node.name: node for node in program.nodes}
-    layers = tuple(_layer(one, target, backend, names) for one in found)
-    total = sum(layer.seconds for layer in layers)
+    resident = stays(found, target)
+    layers = tuple(_layer(one, target, backend, names, resident) for one in found)
+    total = sum(layer.seconds for layer in layers) + call_seconds(target, backend)
     least = sum(layer.bound for layer in layers)
     low, high = whole_interval(target, backend, found)
     weights, activations = peak_bytes(program.graph, precision, factor)
@@ -101,6 +102,19 @@ def cost(
         target.name, backend, precision, size, total, max(least, low * total), high * total, least,
         sum(one.flops for one in found), sum(one.bytes for one in found), weights, activations, layers,
     )  # fmt: skip
+
+
+def timed(found: Sequence[Launch], target: Target, backend: str) -> tuple[float, float]:
+    """Predicted seconds of so many launches one after the other, and the least that they can take."""
+    resident, start = stays(found, target), launch_seconds(target, backend)
+    parts = [estimate(one, target, backend, resident) for one in found]
+    total = sum(part.seconds + start for part in parts) + call_seconds(target, backend)
+    return total, sum(part.least for part in parts)
+
+
+def stays(found: Sequence[Launch], target: Target) -> bool:
+    """Whether all weights lie in the last-level cache when the next run begins, as far as that was measured."""
+    return target.cache_bandwidth > 0 and sum(one.weights for one in found) <= target.cache
 
 
 def _batch(program: Program, batch: int | None) -> tuple[int, float]:
@@ -113,21 +127,19 @@ def _batch(program: Program, batch: int | None) -> tuple[int, float]:
     return batch, batch / max(1, example)
 
 
-def _layer(launch: Launch, target: Target, backend: str, names: dict[str, fx.Node]) -> Layer:
-    found = estimate(launch, target, backend)
+def _layer(launch: Launch, target: Target, backend: str, names: dict[str, fx.Node], resident: bool) -> Layer:
+    found = estimate(launch, target, backend, resident)
     start = launch_seconds(target, backend)
     node = names.get(launch.nodes[0])
-    limit = "launch" if start > found.seconds else _limit(launch, target)
+    limit = "launch" if start > found.seconds else _limit(launch, target, resident)
     return Layer(
         launch.nodes[0], origin(node) if node is not None else "", launch, found.seconds + start, found.low + start,
         found.high + start, found.least, limit, on_tensor_cores(launch, target),
     )  # fmt: skip
 
 
-def _limit(launch: Launch, target: Target) -> str:
-    from tersor.cost.bound import bound
-
-    least = bound(launch, target)
+def _limit(launch: Launch, target: Target, resident: bool) -> str:
+    least = bound(launch, target, resident)
     return "compute" if least.compute > least.memory else "memory"
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from typing import Any
 
+from tersor.cost import correction
 from tersor.cost.bound import Bound, bound
 from tersor.cost.classes import HIDDEN, shares, side
 from tersor.cost.features import features, reachable, room
@@ -41,9 +42,18 @@ def regime(target: Target, backend: str) -> str:
     return "cuda compiled" if fused else "cuda eager"
 
 
-def estimate(launch: Launch, target: Target, backend: str = "eager") -> Estimate:
-    """Time of one kernel, without the cost of launching it; never below its roofline."""
-    least = bound(launch, target)
+def estimate(launch: Launch, target: Target, backend: str = "eager", resident: bool = False) -> Estimate:
+    """Time of one kernel; never below its roofline. The cost of launching it comes on top, see `launch_seconds`.
+
+    Args:
+        launch: the kernel.
+        target: the device; what was measured on it operator by operator comes first.
+        backend: that runs it.
+        resident: whether weights stay in the last-level cache between two runs.
+    """
+    least = bound(launch, target, resident)
+    if fitted := target.corrections.get(backend):
+        return _corrected(launch, target, fitted, resident, least)
     model = _kernels().get(room(launch.kind)) if _is_plain_gpu(launch, target) else None
     if model is not None and launch.bytes > 0:
         seconds, interval = _by_kernel(launch, target, model), model["interval"]
@@ -54,15 +64,30 @@ def estimate(launch: Launch, target: Target, backend: str = "eager") -> Estimate
     return Estimate(seconds, max(least.seconds, seconds * interval[0]), seconds * interval[1], least.seconds)
 
 
+def _corrected(launch: Launch, target: Target, fitted: Mapping[str, Any], resident: bool, least: Bound) -> Estimate:
+    start = float(fitted["start"])
+    found = max(least.seconds, correction.seconds(launch, target, fitted, resident) - start)
+    low, high = fitted["interval"]
+    return Estimate(found, max(least.seconds, low * found), max(found, high * found), least.seconds)
+
+
 def launch_seconds(target: Target, backend: str) -> float:
     """What starting one kernel costs: fitted, but at most the target's own figure where it states one."""
+    if measured := target.corrections.get(backend):
+        return float(measured["start"])
     fitted = float(_models().get(regime(target, backend), {}).get("slowdown", {}).get("launch", 0.0))
     return max(fitted, target.launch) if target.device == "cuda" else (target.launch or fitted)
 
 
+def call_seconds(target: Target, backend: str) -> float:
+    """What one run costs before anything is computed; 0 where that was not measured."""
+    return float(target.corrections.get(backend, {}).get("call", 0.0))
+
+
 def whole_interval(target: Target, backend: str, launches: list[Launch]) -> tuple[float, float]:
     """Factors on the predicted time of a whole model between which it lies nine times out of ten."""
-    fitted = _models().get(regime(target, backend), {})
+    measured = "cpu measured" if target.corrections.get(backend) else regime(target, backend)
+    fitted = _models().get(measured, {})
     low, high = fitted.get("interval", (0.6, 1.7))
     return (float(low), float(high)) if launches else (1.0, 1.0)
 

@@ -249,6 +249,41 @@ class PlanRecord:
 
 
 @dataclass
+class RooflineLayer:
+    """One launch: operations, bytes, predicted seconds, and the least that they can be."""
+
+    name: str
+    kind: str
+    dtype: str
+    operations: float
+    bytes: float
+    seconds: float
+    bound: float
+    origin: str = ""
+
+
+@dataclass
+class RooflineRecord:
+    """What a device can do at most, and the launches of a program under it, all predicted.
+
+    Attributes:
+        title: "before" or "after".
+        target, backend: which device, and whose fusion rules hold.
+        rates: peak operations per second by dtype.
+        bandwidth: bytes per second of memory; ``near`` that of the fastest cache that was measured.
+        layers: in execution order.
+    """
+
+    title: str
+    target: str
+    backend: str
+    rates: dict[str, float]
+    bandwidth: float
+    near: float
+    layers: list[RooflineLayer] = field(default_factory=list)
+
+
+@dataclass
 class GraphPicture:
     """A graph to draw: nodes with operator, shape, origin and a mark ("", "changed", "added", "removed"); edges.
 
@@ -299,6 +334,7 @@ class Report:
         quality: what lossy passes spent; None where there were none.
         groups: the original's groups of axes, where lossy passes ran.
         plan: how the pipeline was chosen; None where the user gave it.
+        rooflines: the launches before and after, where the target's rates are known.
     """
 
     model: str
@@ -323,6 +359,7 @@ class Report:
     quality: QualityRecord | None = None
     groups: list[GroupRecord] = field(default_factory=list)
     plan: PlanRecord | None = None
+    rooflines: list[RooflineRecord] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain values, as written to JSON; the schema is ``docs/report-schema.json``."""

@@ -41,6 +41,7 @@ def measure(target: Target, seconds: float = 4.0) -> Target:
         rates = {name: rate for name, rate in _rates(seconds / 5) if rate > 0}
         cache = last_level_cache()
         bandwidth = copied_bytes_per_second(int(max(4 * cache, 2**26)), seconds / 5)
+        near = target.threads * max(copied_bytes_per_second(2**size, seconds / 40) for size in (15, 17, 19, 20))
         launch = seconds_per_small_operator(seconds / 10)
     return replace(
         target,
@@ -48,6 +49,7 @@ def measure(target: Target, seconds: float = 4.0) -> Target:
         rates=rates,
         bandwidth=bandwidth,
         cache=cache,
+        cache_bandwidth=max(near, bandwidth),
         memory=float(memory()),
         clock=clock(),
         launch=launch,
