@@ -16,6 +16,7 @@ from tersor.axes.traffic import latency, memory
 from tersor.axes.work import Cost, operations, parameters
 from tersor.context import Context
 from tersor.importance import find
+from tersor.passes._multiples import inside_groups, preferred
 from tersor.program import Program
 from tersor.target import Target
 
@@ -88,23 +89,16 @@ def _candidates(
     if not free:
         return []
     scores = find(plan.criterion)(program, axes, free, context)
+    inside = inside_groups(program, axes)
     made = []
     for group in free:
-        multiple = plan.multiple or preferred(group, context.target)
-        least = max(group.least, -(-int(group.size * plan.minimum) // multiple) * multiple)
+        multiple = plan.multiple or preferred(group, context.target, inside)
+        least = max(group.least, multiple, -(-int(group.size * plan.minimum) // multiple) * multiple)
         if least >= group.size:
             context.skip(nodes[group.producers[0]], f"{group.size} {group.kind} are not more than the minimum {least}")
             continue
         made.append(Candidate(group, scores[group.axis], multiple, least))
     return made
-
-
-def preferred(group: Group, target: Target) -> int:
-    """The target's multiple, or the largest power of two below it that leaves a group at least four steps."""
-    step = 1 if group.kind in ("heads", "experts") else target.multiple
-    while step > 1 and group.size < 4 * step:
-        step //= 2
-    return step
 
 
 def _cost(program: Program, axes: Axes, chosen: Sequence[Candidate], measure: Measure, target: Target) -> Cost:
