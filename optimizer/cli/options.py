@@ -175,7 +175,7 @@ def metric(name: str | None) -> Callable[[Any], float] | None:
         sys.path.pop(0)
     if not callable(found):
         raise UsageError(f"--metric {name!r} is no function", "it takes a model and returns a number")
-    return found  # type: ignore[no-any-return]
+    return found
 
 
 def load(model: str, dims: Sequence[str] | None = None, inputs: Path | None = None) -> Program:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from markupsafe import Markup
 
-from tersor.report import roofline
+from tersor.report import plan, roofline
 from tersor.report.model import PrecisionRecord, Report
 from tersor.report.precision import ranked, records
 
@@ -23,6 +23,7 @@ def charts(report: Report) -> dict[str, Markup]:
     import plotly.io
 
     figures = {"operators": _operators(report), "latency": _latency(report), "stages": _stages(report)}
+    figures["plan"] = plan.figure(report)
     figures["roofline"] = roofline.figure(report.rooflines)
     figures |= {f"precision-{place}": _precision(record) for place, (_, record) in enumerate(records(report))}
     fragments: dict[str, Markup] = {}

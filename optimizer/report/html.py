@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from tersor.errors import OutputError
-from tersor.report import axes, precision, summary
+from tersor.report import axes, plan, precision, summary
 from tersor.report.charts import charts
 from tersor.report.drawing import draw
 from tersor.report.model import Report
@@ -57,6 +57,8 @@ def render_html(report: Report) -> str:
         "difference": summary.difference,
         "decibels": precision.decibels,
         "percent": precision.percent,
+        "share": plan.share,
+        "loss": plan.loss,
     }
     return environment.get_template("report.html.j2").render(**_content(report))
 
@@ -74,6 +76,9 @@ def _content(report: Report) -> dict[str, Any]:
         "charts": charts(report),
         "axes": Markup(axes.section(report.groups)) if report.groups else "",
         "proven": summary.proven,
+        "plan_parts": plan.part_rows(report.plan) if report.plan is not None else [],
+        "plan_name": plan.name,
+        "plan_time": plan.time_of,
         "precision": [(step.spec, record, precision.headline(record)) for step, record in precision.records(report)],
         "graphs": [
             ("before", draw(report.picture_before, "graph before"), _marks(report.picture_before.nodes)),

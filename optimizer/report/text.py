@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from tersor.report.model import Parity, Report
+from tersor.report.plan import front_rows, part_rows, reasons
 from tersor.report.precision import decibels, headline, percent, ranked, records
 from tersor.report.summary import (
     baseline,
@@ -28,12 +29,14 @@ def render_text(report: Report) -> str:
     """All of the report but the graphs and the single sites, which JSON and HTML hold."""
     sections = [
         _summary(report),
+        _section("Plan", _plan(report)),
         _section("Passes", _steps(report)),
         _section("Declined", _declined(report)),
         _section("Precision", _precision(report)),
         _section("Operators", _operators(report)),
         _section("Verified", _parity(report)),
         _section("Latency", _timings(report)),
+        _section("Layers", _layers(report)),
         _section("Time", _stages(report)),
         _section("Notes", [f"- {note}" for note in report.notes]),
         _section("Reproduce", _reproduce(report)),
@@ -79,6 +82,19 @@ def _summary(report: Report) -> str:
     where = f"{report.target}, {report.backend}" if report.backend else report.target
     lines = table([("", "before", "after"), *rows], right=(1, 2))
     return "\n".join([f"{report.model} on {where}: {verdict(report)}", *(f"  {line}" for line in lines)])
+
+
+def _plan(report: Report) -> list[str]:
+    plan = report.plan
+    if plan is None:
+        return []
+    head = ("not beaten in both time and quality", "time", "of the original's", "predicted", "quality", "loss")
+    lines = [plan.verdict, *table([head, *front_rows(plan)], right=(1, 2, 3, 4, 5))]
+    if plan.contributions:
+        lines += table([("the plan without", "takes", "the pass costs"), *part_rows(plan)], right=(1, 2))
+    lines += _shortened(reasons(plan))
+    lines += [f"the trials are in {plan.study}"] if plan.study else []
+    return [*lines, f"the same without a search: {plan.command}"]
 
 
 def _steps(report: Report) -> list[str]:
@@ -170,6 +186,16 @@ def _timings(report: Report) -> list[str]:
         median = milliseconds(timing.median_ms)
         rows.append((timing.name, median, spread, str(timing.runs), ratio, milliseconds(timing.predicted_ms)))
     return table(rows, right=(1, 2, 3, 4, 5))
+
+
+def _layers(report: Report) -> list[str]:
+    """The slowest ones, with their share of the time that all take one by one."""
+    total = sum(layer.ms for layer in report.layers)
+    ranked = sorted(report.layers, key=lambda layer: -layer.ms)
+    rows = [(layer.name, layer.kind, milliseconds(layer.ms), f"{layer.ms / total:.1%}") for layer in ranked if total]
+    lines = table([("layer", "kind", "time", "share"), *rows[:MOST_ROWS]], right=(2, 3)) if rows else []
+    hidden = len(rows) - MOST_ROWS
+    return [*lines, f"... and {hidden} more; the HTML and JSON reports list all"] if hidden > 0 else lines
 
 
 def _stages(report: Report) -> list[str]:

@@ -50,7 +50,8 @@ def front(trials: Iterable[Trial], budget: float) -> list[Trial]:
 
 def finalists(trials: Sequence[Trial], budget: float, wanted: float | None, count: int) -> list[Trial]:
     """The best few, each one the best without those before it."""
-    left, found = list(trials), []
+    left = list(trials)
+    found: list[Trial] = []
     while len(found) < count and (trial := best(left, budget, wanted)) is not None:
         found.append(trial)
         left = [item for item in left if item is not trial]

@@ -3,13 +3,16 @@
 from itertools import pairwise
 
 from tersor.report.model import (
+    ContributionRecord,
     GraphPicture,
     ModelFacts,
     Parity,
+    PlanRecord,
     Report,
     SiteRecord,
     StepRecord,
     Timing,
+    TrialRecord,
 )
 
 HOSTILE = "<script>document.documentElement.dataset.hacked = 1</script>"
@@ -66,7 +69,22 @@ def sample(name="zoo:digits-cnn"):
             [node(*each) for each in nodes], [("x", "conv"), ("conv", "relu"), ("relu", "output")]
         ),
         kept="onnxruntime",
+        plan=plan(),
     )  # fmt: skip
+
+
+def plan():
+    trials = [
+        TrialRecord("prune,quantize", "chosen", "", 0.3, 0.4, 0.39, 0.41, 0.98, 0.01, 0.35, 0.008, "onnxruntime", 4.0),
+        TrialRecord("quantize", "front", "loses 0.00% instead of 1.00%", 0.5, 0.55, 0.5, 0.6, 0.99, 0.0),
+        TrialRecord("", "no gain", "no gain on this target", 0.99, 1.0, 0.98, 1.02, 0.99, 0.0),
+        TrialRecord("prune{ratio=0.8}", "too lossy", "too lossy: it loses 5.00% of the 1.00%", lost=0.05, quality=0.94),
+        TrialRecord("cast", "not tried", "unsupported: no kernels"),
+    ]
+    parts = [ContributionRecord("prune", 1.4, 0.01), ContributionRecord("quantize", None, None)]
+    return PlanRecord(
+        "prune,quantize", 3.0, 0.5, 0.01, "the latency is reached", trials, parts, "plans.sqlite3", "tersor optimize X"
+    )
 
 
 def hostile():
@@ -76,6 +94,8 @@ def hostile():
     report.before.operators[HOSTILE] = 1
     report.timings[0].note = report.timings[2].name = HOSTILE
     report.stages[HOSTILE] = 1.0
+    report.plan.verdict = report.plan.study = report.plan.command = report.plan.contributions[0].spec = HOSTILE
+    report.plan.trials[0].passes = report.plan.trials[1].reason = report.plan.trials[2].status = HOSTILE
     report.environment[HOSTILE] = HOSTILE
     report.picture_after.nodes[1]["name"] = report.picture_after.nodes[1]["operator"] = HOSTILE
     report.picture_after.edges = [("x", HOSTILE), (HOSTILE, "relu"), ("relu", "output")]
