@@ -9,7 +9,7 @@ from tersor.backend import Compiled, Finding
 from tersor.backends._deploy import save_onnx_folder
 from tersor.backends._lint import dtype_findings
 from tersor.export import to_onnx_model
-from tersor.export.runtime import Session
+from tersor.export.runtime import Provider, Session
 from tersor.interface import Flat
 from tersor.program import Program
 from tersor.rewrite_values import key
@@ -36,8 +36,15 @@ session =""",
 
 @dataclass(frozen=True)
 class OnnxRuntime:
-    """Runs the exported model in ONNX Runtime, on its CPU or CUDA provider."""
+    """Runs the exported model in ONNX Runtime, on its CPU or CUDA provider.
 
+    Attributes:
+        tf32: on CUDA, multiply float32 numbers with 10 bits of mantissa; faster, and not what the program says.
+        nhwc: on CUDA, keep images with their channels last, as tensor cores read them.
+    """
+
+    tf32: bool = False
+    nhwc: bool = False
     name: str = "onnxruntime"
     description: str = "ONNX Runtime; runs wherever ONNX files do"
 
@@ -47,12 +54,17 @@ class OnnxRuntime:
 
     def compile(self, program: Program, target: Target) -> Compiled:
         """A callable that keeps its own session; raises ExportError or BackendError."""
-        session = Session(to_onnx_model(program), target.threads, target.device)
+        providers = [self.cuda(), "CPUExecutionProvider"] if target.device == "cuda" else None
+        session = Session(to_onnx_model(program), target.threads, target.device, providers)
 
         def run(*inputs: object) -> Flat:
             return session.run(inputs)  # type: ignore[arg-type]
 
         return run
+
+    def cuda(self) -> Provider:
+        """The CUDA provider with its options; its own default for ``use_tf32`` is on."""
+        return "CUDAExecutionProvider", {"use_tf32": str(int(self.tf32)), "prefer_nhwc": str(int(self.nhwc))}
 
     def save(self, program: Program, folder: Path) -> list[Path]:
         """Write ``model.onnx`` and ``run.py``, a script that needs onnxruntime and numpy only."""

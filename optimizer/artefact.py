@@ -16,6 +16,9 @@ from tersor.program import Program
 from tersor.report.model import Report
 from tersor.target import detect
 
+SAVERS = ("onnxruntime", "onnxruntime_tensorrt", "openvino", "tensorrt")
+"""Backends whose own files are deployed; for the others ONNX Runtime's are."""
+
 
 def checked_writer(
     program: Program, reference: Reference, default: int | None = None
@@ -69,7 +72,7 @@ def write_folder(folder: Path, program: Program, backend: Backend, report: Repor
         raise OutputError(f"{str(folder)!r} exists and is not an empty folder", "choose another folder")
     if not folder.parent.is_dir():
         raise OutputError(f"folder {str(folder.parent)!r} does not exist", "create it first")
-    saver = backend if backend.name in ("onnxruntime", "openvino") else find_backend("onnxruntime")
+    saver = backend if backend.name in SAVERS else find_backend("onnxruntime")
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         saver.save(program, made)

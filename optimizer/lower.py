@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Protocol, runtime_checkable
 
 from tersor.backend import Backend, Compiled, backend_names, find_backend
 from tersor.check import RUNTIME_FLOOR, failure
@@ -13,7 +14,7 @@ from tersor.interface import Flat
 from tersor.measure import interleaved, paired
 from tersor.pipeline import Outcome, Reference
 from tersor.program import Program
-from tersor.report.model import Report, Timing
+from tersor.report.model import LayerTime, Report, Timing
 from tersor.target import Target
 
 SLOWER = 1.02
@@ -67,6 +68,14 @@ class _Race:
             self.refused[label] = f"{type(error).__name__}: {error}".splitlines()[0]
 
 
+@runtime_checkable
+class Timed(Protocol):
+    """A compiled program that can time its layers one by one."""
+
+    def layers(self, inputs: Flat) -> list[LayerTime]:
+        """Milliseconds of each on these inputs."""
+
+
 def lower(
     reference: Reference, outcome: Outcome, target: Target, wanted: str, seconds: float, report: Report
 ) -> Lowered:
@@ -79,7 +88,7 @@ def lower(
         BackendError: no backend takes the program; the message holds each one's reason.
     """
     race = _Race(target)
-    candidates = _candidates(wanted, report)
+    candidates = _candidates(wanted, target, report)
     for backend in candidates:
         race.enter(backend.name, outcome.program, backend, outcome.reference, report)
     if wanted == "auto" and target.threads > 1 and program_flops(outcome.program).products < SMALL:
@@ -103,6 +112,8 @@ def lower(
     report.timings = _measure(race, reference, seconds) if seconds > 0 else []
     report.kept = _choose(race, outcome.program, reference.program.example, seconds, report)
     report.backend = race.entries[report.kept].backend.name
+    if seconds > 0:
+        _time_layers(race.entries[report.kept].call, reference.program.inputs, report)
     if report.kept.endswith(ALONE):
         report.notes.append(
             f"one thread is faster than {target.threads} for this model; set it where you deploy it too"
@@ -110,7 +121,17 @@ def lower(
     return race.entries[report.kept]
 
 
-def _candidates(wanted: str, report: Report) -> list[Backend]:
+def _time_layers(call: Compiled, inputs: Flat, report: Report) -> None:
+    if not isinstance(call, Timed):
+        return
+    try:
+        report.layers = call.layers(inputs)
+    except TersorError as error:
+        report.notes.append(f"layers were not timed: {error}")
+
+
+def _candidates(wanted: str, target: Target, report: Report) -> list[Backend]:
+    """The backends that can be used here; those for other devices are not worth a word."""
     if wanted != "auto":
         backend = find_backend(wanted)
         problem = backend.missing()
@@ -120,6 +141,8 @@ def _candidates(wanted: str, report: Report) -> list[Backend]:
     found = []
     for name in backend_names():
         backend = find_backend(name)
+        if target.device not in getattr(backend, "devices", (target.device,)):
+            continue
         problem = backend.missing()
         if problem:
             report.notes.append(f"backend {name} was not tried: {problem}")

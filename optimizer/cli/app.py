@@ -7,13 +7,14 @@ from typing import Annotated, Any
 
 import typer
 
-from tersor.cli import backends, bench, bisect, diff, inspect, optimize, passes, predict, targets
+from tersor.cli import backends, bench, bisect, diff, inspect, lint, optimize, passes, predict, targets
 
 _COMMANDS = (
     ("optimize", optimize.optimize),
     ("inspect", inspect.inspect),
     ("bench", bench.bench),
     ("predict", predict.predict),
+    ("lint", lint.lint),
     ("diff", diff.diff),
     ("bisect", bisect.bisect),
     ("passes", passes.passes),

@@ -13,6 +13,7 @@ import onnxruntime
 import torch
 
 from tersor.errors import BackendError, TersorError
+from tersor.export.binding import run_bound
 from tersor.export.write import PROTOBUF_LIMIT, encoded_size, to_bytes, write_model
 from tersor.interface import Flat
 
@@ -26,6 +27,10 @@ _BITS = {
 _ONNX_TO_TORCH = {int(onnx_type): dtype for dtype, (_, onnx_type) in _BITS.items()}
 
 
+Provider = str | tuple[str, dict[str, str]]
+"""An execution provider of ONNX Runtime, with its options where it gets any."""
+
+
 class Session:
     """A loaded model; calls from several threads at once are fine.
 
@@ -33,26 +38,41 @@ class Session:
         session: ONNX Runtime's own, for profiling.
     """
 
-    def __init__(self, model: str | Path | ir.Model, threads: int = 0, device: str = "cpu") -> None:
+    def __init__(
+        self,
+        model: str | Path | ir.Model,
+        threads: int = 0,
+        device: str = "cpu",
+        providers: Sequence[Provider] | None = None,
+    ) -> None:
         """Load a file or a model in memory.
 
         Args:
             model: a path, or a model; those over 2 GB pass through a temporary file.
             threads: threads of one operator; 0 leaves it to ONNX Runtime.
             device: "cpu" or "cuda".
+            providers: execution providers, the preferred one first; None takes that of the device.
 
         Raises:
             BackendError: ONNX Runtime refuses the model, or has no provider for the device.
         """
-        self.session = _load(model, _options(threads), _providers(device))
+        wanted = list(providers) if providers is not None else _providers(device)
+        _check_providers(wanted)
+        self.session = _load(model, _options(threads), wanted)
+        _check_fallback(self.session, wanted)
         self._inputs = [value.name for value in self.session.get_inputs()]
         self._outputs = [value.name for value in self.session.get_outputs()]
         types = [value.type for value in (*self.session.get_inputs(), *self.session.get_outputs())]
         self._numpy = not any("bfloat16" in kind or "float8" in kind for kind in types)
 
     def run(self, inputs: Sequence[torch.Tensor]) -> Flat:
-        """Outputs of the model on flat inputs, in CPU memory that nothing else refers to."""
+        """Outputs of the model on flat inputs, in memory that nothing else refers to.
+
+        They are in the CPU's memory, and in the GPU's where an input is.
+        """
         try:
+            if any(value.is_cuda for value in inputs):
+                return run_bound(self.session, self._inputs, self._outputs, inputs, "cuda")
             return self._run_numpy(inputs) if self._numpy else self._run_values(inputs)
         except TersorError:
             raise
@@ -112,14 +132,33 @@ def _options(threads: int) -> Any:
     return options
 
 
-def _providers(device: str) -> list[str]:
+def _providers(device: str) -> list[Provider]:
     wanted = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device, device)
-    if wanted not in onnxruntime.get_available_providers():
-        raise BackendError(f"this ONNX Runtime has no {wanted}", "pip install onnxruntime-gpu, or choose target cpu")
     return [wanted] if device == "cpu" else [wanted, "CPUExecutionProvider"]
 
 
-def _load(model: str | Path | ir.Model, options: Any, providers: list[str]) -> Any:
+def provider_name(provider: Provider) -> str:
+    """Without its options."""
+    return provider if isinstance(provider, str) else provider[0]
+
+
+def _check_providers(wanted: Sequence[Provider]) -> None:
+    name = provider_name(wanted[0])
+    if name not in onnxruntime.get_available_providers():
+        raise BackendError(f"this ONNX Runtime has no {name}", "pip install onnxruntime-gpu, or choose target cpu")
+
+
+def _check_fallback(session: Any, wanted: Sequence[Provider]) -> None:
+    """ONNX Runtime falls back to the CPU with nothing but a warning where a provider's libraries cannot be loaded."""
+    name, got = provider_name(wanted[0]), session.get_providers()
+    if name not in got:
+        raise BackendError(
+            f"ONNX Runtime could not load {name} and would run on {got[0]}",
+            "install the CUDA, cuDNN or TensorRT version that onnxruntime-gpu was built for",
+        )
+
+
+def _load(model: str | Path | ir.Model, options: Any, providers: list[Provider]) -> Any:
     if not isinstance(model, ir.Model):
         return _session(str(model), options, providers)
     if encoded_size(model) <= PROTOBUF_LIMIT:
@@ -130,7 +169,7 @@ def _load(model: str | Path | ir.Model, options: Any, providers: list[str]) -> A
         return _session(str(path), options, providers)
 
 
-def _session(source: str | bytes, options: Any, providers: list[str]) -> Any:
+def _session(source: str | bytes, options: Any, providers: list[Provider]) -> Any:
     try:
         return onnxruntime.InferenceSession(source, options, providers=providers)
     except Exception as error:  # ONNX Runtime has a dozen exception classes without a common one

@@ -44,13 +44,14 @@ class Format:
 
 _EVERY = ("onnxruntime", "openvino", "inductor", "eager")
 _TORCH = ("inductor", "eager")
+_SIGNED = (*_EVERY, "tensorrt")
 FORMATS = {
     item.name: item
     for item in (
-        Format("int8", "integer", None, True, 8, "nearest", _EVERY),
-        Format("int4", "integer", 32, True, 4, "gptq", _EVERY),
+        Format("int8", "integer", None, True, 8, "nearest", _SIGNED),
+        Format("int4", "integer", 32, True, 4, "gptq", _SIGNED),
         Format("uint4", "integer", 32, False, 4, "gptq", _EVERY),
-        Format("e4m3", "float", None, True, 8, "nearest", _EVERY),
+        Format("e4m3", "float", None, True, 8, "nearest", _SIGNED),
         Format("e5m2", "float", None, True, 8, "nearest", _EVERY),
         Format("mxfp4", "block", BLOCKS["mxfp4"], True, 4, "nearest", _TORCH),
         Format("nvfp4", "block", BLOCKS["nvfp4"], True, 4, "nearest", _TORCH),

@@ -4,7 +4,7 @@ from tersor.cli.options import _complete_backend, _complete_passes
 
 
 def test_backends_are_completed():
-    assert _complete_backend("onnx") == ["onnxruntime"]
+    assert _complete_backend("onnx") == ["onnxruntime", "onnxruntime_tensorrt"]
     assert "auto" in _complete_backend("")
 
 
