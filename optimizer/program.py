@@ -41,6 +41,10 @@ Size: TypeAlias = int | sympy.Expr
 """One axis of an input: a number, or an expression over `Dimension.symbol`s."""
 
 
+_REMEMBERED = 1024
+"""So many shapes of inputs are remembered as checked."""
+
+
 @dataclass
 class Program:
     """A captured model. Passes edit `graph` and replace entries of `weights`; nothing is ever written into.
@@ -160,7 +164,19 @@ class Program:
         return self.interface.unflatten(self.run(flat))
 
     def check_inputs(self, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
-        """Raise InputError where dtype or shape do not fit; returns the size of each dimension by symbol."""
+        """Raise InputError where dtype or shape do not fit; returns the size of each dimension by symbol.
+
+        Shapes that were right before are looked up: solving for a dimension takes longer than some models do.
+        """
+        known: dict[Any, dict[str, int]] = self.derived.setdefault("checked", {})
+        shapes = tuple((value.dtype, value.shape) for value in inputs)
+        if shapes not in known:
+            if len(known) >= _REMEMBERED:
+                known.clear()
+            known[shapes] = self._solved(inputs)
+        return dict(known[shapes])
+
+    def _solved(self, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
         bound: dict[str, int] = {}
         for name, example, sizes, value in zip(
             self.interface.input_names, self.inputs, self.sizes, inputs, strict=True

@@ -126,3 +126,16 @@ def test_resized_inputs_only_repeat_values(program: Program) -> None:
     (x, _) = resized(program, {symbol: 8})
     assert x.shape == (8, 4)
     torch.testing.assert_close(x[5:], program.inputs[0][:3])
+
+
+def test_shapes_that_were_checked_are_not_solved_for_again(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = program.check_inputs((torch.randn(7, 4), torch.randn(3)))
+    monkeypatch.setattr(Program, "_solved", None)
+    assert program.check_inputs((torch.zeros(7, 4), torch.zeros(3))) == first
+    assert list(first.values()) == [7]
+
+
+def test_a_wrong_shape_is_refused_each_time(program: Program) -> None:
+    for _ in range(2):
+        with pytest.raises(InputError, match="size 5 on axis 1"):
+            program.check_inputs((torch.randn(4, 5), torch.randn(3)))
