@@ -29,8 +29,16 @@ class Stage:
 STAGES = (
     Stage("attention form", ("recognise-attention",), "what follows looks for attention as one operator"),
     Stage("depth", ("prune-layers",), "nothing is spent on a block that goes anyway"),
-    Stage("attention", ("substitute-attention",), "heads and widths are cut where attention is already what it will be"),
-    Stage("tokens", ("merge-tokens", "prune-tokens"), "scores of tokens are taken from whole layers, before these are cut"),
+    Stage(
+        "attention",
+        ("substitute-attention", "reuse-attention"),
+        "heads and widths are cut where attention is already what it will be",
+    ),
+    Stage(
+        "tokens",
+        ("drop-visual-tokens", "merge-tokens", "prune-tokens"),
+        "scores of tokens are taken from whole layers, before these are cut",
+    ),
     Stage(
         "width",
         ("prune", "prune-width", "prune-heads", "prune-channels", "prune-mlp", "prune-experts"),

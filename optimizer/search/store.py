@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -42,7 +43,7 @@ def open_journal(
     try:
         if path is not None:
             _prepare(path, fresh=where is None and not resume)
-        url = f"sqlite:///{path}" if path is not None else str(where)
+        url = f"sqlite:///{path}" if path is not None else _driven(str(where))
         study = _study(url, f"tersor-{name}", resume=resume)
     except (OSError, OutputError) as error:
         if where is not None:
@@ -94,12 +95,22 @@ def _study(url: str, name: str, *, resume: bool) -> Any:
         ) from None
 
 
+def _driven(url: str) -> str:
+    """The URL with the driver of PostgreSQL that is installed, where it names none: SQLAlchemy takes the newer one."""
+    scheme, mark, rest = url.partition("://")
+    if scheme not in ("postgresql", "postgres") or not mark:
+        return url
+    found = next((name for name in ("psycopg", "psycopg2") if importlib.util.find_spec(name) is not None), "psycopg2")
+    return f"postgresql+{found}://{rest}"
+
+
 def _shown(url: str) -> str:
     """A URL without its password.
 
     >>> _shown("postgresql://me:secret@host/plans"), _shown("sqlite:////tmp/a.sqlite3")
     ('postgresql://me@host/plans', '/tmp/a.sqlite3')
     """
+    url = re.sub(r"^postgresql\+\w+:", "postgresql:", url)
     if url.startswith("sqlite:///"):
         return url.removeprefix("sqlite:///")
     return re.sub(r"://([^:/@]*):[^@]*@", r"://\1@", url)

@@ -135,7 +135,7 @@ said = []
 own = journal(Path(sys.argv[1]), resume=True)
 own.say = said.append
 size = Path(sys.argv[1]).stat().st_size
-resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20_000, size + 20_000))
+resource.setrlimit(resource.RLIMIT_FSIZE, (size + 8192, size + 8192))
 best = searched(own, World(EFFECTS, 0.01)).best()
 print(len(said), ",".join(item.spec for item in best), said)
 """

@@ -44,7 +44,7 @@ def planned(**options: Any) -> tersor.Optimized:
     torch.manual_seed(0)
     model, batches = Net().eval(), [(torch.randn(4, 3, 12, 12),) for _ in range(8)]
     rest: dict[str, Any] = {
-        "calibration": batches, "budget": 0.2, "backend": "onnxruntime", "seconds": 0, "progress": False,
+        "calibration": batches, "budget": 0.02, "backend": "onnxruntime", "seconds": 0, "progress": False,
     }  # fmt: skip
     made: tersor.Optimized = tersor.optimize(model, batches[0], **rest | options)
     return made
@@ -53,7 +53,7 @@ def planned(**options: Any) -> tersor.Optimized:
 def test_a_plan_stays_within_the_budget_and_can_be_made_again_without_a_search() -> None:
     fast = planned()
     assert fast.report.plan is not None and fast.report.quality is not None
-    assert fast.report.plan.chosen and fast.report.quality.after >= 0.8 * fast.report.quality.before
+    assert fast.report.plan.chosen and fast.report.quality.after >= 0.98 * fast.report.quality.before
     chosen = next(trial for trial in fast.pareto if trial.status == "chosen")
     assert chosen.quality == pytest.approx(fast.report.quality.after, abs=1e-6)
     times, losses = zip(*[(trial.measured, trial.lost) for trial in fast.pareto], strict=True)
@@ -123,7 +123,7 @@ def test_wishes_that_contradict_are_refused(options: dict[str, Any]) -> None:
 
 def agreement(model: Any) -> float:
     torch.manual_seed(1)
-    x = torch.randn(16, 3, 12, 12)
+    x = torch.randn(4, 3, 12, 12)
     torch.manual_seed(0)
     wanted = Net().eval()(x)
     return float(1 - (model(x) - wanted).norm() / wanted.norm())
