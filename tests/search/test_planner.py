@@ -35,8 +35,9 @@ class Net(nn.Module):
 
 @pytest.fixture(autouse=True)
 def few_passes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Three passes, and a machine of which nothing is known."""
-    monkeypatch.setattr(plan, "candidates", partial(candidates.candidates, names=("prune", "low-rank", "quantize")))
+    """Two passes, and a machine of which nothing is known."""
+    monkeypatch.setattr(plan, "candidates", partial(candidates.candidates, names=("prune", "quantize")))
+    monkeypatch.setattr("tersor.passes.prune.RATIOS", (0.2, 0.5, 0.8))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
