@@ -130,7 +130,7 @@ def table(rows: dict[str, dict[str, Any]], reasons: dict[tuple[str, str], str]) 
     passed, both = sum(pair["ok"] for pair in found), sum(pair["ok"] and not pair["idle"] for pair in found)
     lines = [
         f"{passed} of {len(found)} legal pairs on {len(rows)} models pass: both passes are kept or find nothing to do, "
-        f"the loss is within {BUDGET:.0%}, and ONNX Runtime agrees with the program at every size. In {both} of them both "
+        f"the loss is within {BUDGET:.0%}, and ONNX Runtime agrees with the program at every size. In {both} both "
         "passes changed something.",
         "",
         "The first pass is the row. A cell is the number of models that pass, and in brackets those where both passes "

@@ -132,9 +132,9 @@ def uniform(name: str, wanted: float, chosen: Any) -> dict[str, Any]:
 
 def budget_table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
-        "A plan within 1 % of the metric (`tersor optimize MODEL --budget 1%`). Seconds are of the whole command and of "
-        "the search alone, whatever else the machine did. The time is that of the plan relative to the original's, with "
-        "its 95 % interval.",
+        "A plan within 1 % of the metric (`tersor optimize MODEL --budget 1%`). Seconds are of the whole command and "
+        "of the search alone, whatever else the machine did. The time is that of the plan relative to the original's, "
+        "with its 95 % interval.",
         "",
         "| model | seconds | search | trials | plan | time | metric before | after |",
         "|---|---|---|---|---|---|---|---|",
@@ -143,7 +143,8 @@ def budget_table(rows: dict[str, dict[str, Any]]) -> str:
         before, after = row["quality"]
         lines.append(
             f"| {name} | {row['seconds']:.0f} | {row['plan_seconds']:.0f} | {row['trials']} "
-            f"| `{row['chosen'] or 'exact'}` | {row['ratio']:.3f} ({row['low']:.3f}-{row['high']:.3f}) | {before:.4f} | {after:.4f} |"
+            f"| `{row['chosen'] or 'exact'}` | {row['ratio']:.3f} ({row['low']:.3f}-{row['high']:.3f}) "
+            f"| {before:.4f} | {after:.4f} |"
         )
     return "\n".join(lines)
 
