@@ -42,18 +42,21 @@ class Workbench:
     stopwatch: Stopwatch | None
     built: OrderedDict[str, Outcome] = field(default_factory=OrderedDict)
 
-    def trial(self, selection: Selection) -> Trial:
-        """Everything about one pipeline; never raises but for Ctrl-C and faults that end the run."""
+    def trial(self, selection: Selection, patience: float = 1.0) -> Trial:
+        """Everything about one pipeline, timed so many times as long; raises only what ends the run."""
         started = time.perf_counter()
         try:
-            found = self._tried(selection)
+            found = self._tried(selection, patience)
         except WrittenInto:
             raise
         except TersorError as error:
             found = Trial(written(selection), FAILED, str(error))
+        except Exception as error:  # a fault of ours or of a library costs the candidate, not the search
+            reason = f"internal error, please report it: {type(error).__name__}: {error}".splitlines()[0]
+            found = Trial(written(selection), FAILED, reason)
         return replace(found, seconds=time.perf_counter() - started)
 
-    def _tried(self, selection: Selection) -> Trial:
+    def _tried(self, selection: Selection, patience: float) -> Trial:
         outcome, failed = self._outcome(selection)
         if failed is not None:
             return self._not_built(selection, failed)
@@ -68,24 +71,13 @@ class Workbench:
         if self.stopwatch is None:
             return made
         try:
-            ratio, backend = self.stopwatch.measure(outcome.program, outcome.reference)
+            longer = replace(self.stopwatch, seconds=patience * self.stopwatch.seconds)
+            ratio, backend = longer.measure(outcome.program, outcome.reference)
         except TersorError as error:
             return replace(made, status=FAILED, reason=str(error), ratio=None, low=None, high=None)
         finally:
             outcome.program.changed()
         return replace(made, ratio=ratio.median, low=ratio.low, high=ratio.high, backend=backend)
-
-    def timed(self, selection: Selection, seconds: float) -> tuple[float, float, float] | None:
-        """Relative time of a pipeline and its interval, measured for longer; None where that fails."""
-        try:
-            outcome, failed = self._outcome(selection)
-            if self.stopwatch is None or failed is not None:
-                return None
-            found, _ = replace(self.stopwatch, seconds=seconds).measure(outcome.program, outcome.reference)
-        except TersorError:
-            return None
-        outcome.program.changed()
-        return found.median, found.low, found.high
 
     def _outcome(self, selection: Selection) -> tuple[Outcome, StepRecord | None]:
         """What a pipeline makes, or the step at which it ends."""

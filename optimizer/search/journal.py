@@ -8,9 +8,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tersor.search.candidates import Row
 from tersor.search.trial import Selection, Trial, written
@@ -24,8 +24,15 @@ BEAT = 10.0
 SILENT = 60.0
 """Seconds without one, after which its trial is given to somebody else."""
 
+AGAIN = " (again)"
+"""Ends the name of a pipeline that is timed once more."""
+
 NOTHING = "-"
 """The value of a pass that is not part of a pipeline."""
+
+
+Make: TypeAlias = "Callable[[Selection, bool], Trial]"
+"""Makes the trial of a pipeline; timed for longer where the second argument is true."""
 
 
 @dataclass
@@ -50,20 +57,23 @@ class Journal:
     found: dict[str, Trial] = field(default_factory=dict)
     values: dict[str, Any] = field(default_factory=dict)
 
-    def evaluate(self, selections: Sequence[Selection], make: Callable[[Selection], Trial]) -> list[Trial]:
-        """The trials of pipelines, from the study where it has them; others that wait there are made on the way."""
+    def evaluate(self, selections: Sequence[Selection], make: Make, *, again: bool = False) -> list[Trial]:
+        """The trials of pipelines, from the study where it has them; others that wait there are made on the way.
+
+        With ``again`` they are timed once more, whatever is known of them.
+        """
+        wanted = {written(item) + (AGAIN if again else ""): item for item in selections}
         self._read()
-        self._announce([item for item in selections if written(item) not in self.found])
-        while missing := [item for item in selections if written(item) not in self.found]:
+        self._announce(wanted)
+        while missing := {name: item for name, item in wanted.items() if name not in self.found}:
             if self.study is None:
-                for item in missing:
-                    self.found[written(item)] = make(item)
+                self.found |= {name: make(item, again) for name, item in missing.items()}
                 break
             if not self._work(make):
                 time.sleep(0.2)
                 self._revive(missing)
             self._read()
-        return [self.found[written(item)] for item in selections]
+        return [self.found[name] for name in wanted]
 
     def remember(self, key: str, value: Any) -> Any:
         """The value kept under a key; ``value`` where there is none yet, which is kept from now on."""
@@ -83,28 +93,28 @@ class Journal:
                 self.values |= {k: v for k, v in self.study.user_attrs.items() if k not in self.values}
         return self.values.get(key)
 
-    def _announce(self, selections: Sequence[Selection]) -> None:
-        """Put pipelines into the queue that are not there yet."""
+    def _announce(self, wanted: Mapping[str, Selection]) -> None:
+        """Put pipelines into the queue that are neither known nor there yet."""
         with self._writing():
-            if self.study is None or not selections:
+            new = {name: item for name, item in wanted.items() if name not in self.found}
+            if self.study is None or not new:
                 return
             there = {trial.user_attrs.get("pipeline") for trial in self._open_trials()}
-            for item in selections:
-                if written(item) not in there:
-                    self.study.enqueue_trial(self._parameters(item), user_attrs={"pipeline": written(item)})
+            for name, item in new.items():
+                if name not in there:
+                    self.study.enqueue_trial(self._parameters(item), user_attrs={"pipeline": name})
 
-    def _work(self, make: Callable[[Selection], Trial]) -> bool:
+    def _work(self, make: Make) -> bool:
         """Make the first trial of the queue; False where there is none."""
         taken: Any = None
         with self._writing():
             taken = self._take()
         if taken is None:
             return self.study is None
-        selection = self._selection(taken.params)
-        name, done = written(selection), False
+        name, done = str(taken.user_attrs["pipeline"]), False
         try:
             with self._beating(taken):
-                made = self.found.get(name) or make(selection)
+                made = self.found.get(name) or make(self._selection(taken.params), name.endswith(AGAIN))
             self.found[name] = made
             done = True
         finally:
@@ -143,11 +153,11 @@ class Journal:
             if self.study is None:
                 return
             for trial in self.study.get_trials(deepcopy=False):
-                if "result" in trial.user_attrs:
+                if "result" in trial.user_attrs and trial.user_attrs["pipeline"] not in self.found:
                     made = Trial(**json.loads(trial.user_attrs["result"]))
-                    self.found.setdefault(made.pipeline, made)
+                    self.found[trial.user_attrs["pipeline"]] = made
 
-    def _revive(self, missing: Sequence[Selection]) -> None:
+    def _revive(self, missing: Mapping[str, Selection]) -> None:
         """Give trials of workers that are gone back to the queue."""
         from optuna.trial import TrialState
 
@@ -158,7 +168,7 @@ class Journal:
                 if not _is_alive(trial.user_attrs, trial.datetime_start):
                     self.study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)
         self._read()
-        self._announce([item for item in missing if written(item) not in self.found])
+        self._announce(missing)
 
     def _open_trials(self) -> list[Any]:
         from optuna.trial import TrialState

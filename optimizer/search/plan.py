@@ -30,7 +30,10 @@ from tersor.spec import parse
 from tersor.target import processor
 
 FINALISTS = 3
-"""So many of the best pipelines are timed once more, against each other."""
+"""So many of the best pipelines are timed once more."""
+
+LONGER = 4.0
+"""So many times as long as before."""
 
 REPEATS = 5
 """Calls of a metric that gives another number each time; their mean is taken."""
@@ -93,18 +96,19 @@ class Planner:
             chosen = search.best()
         return chosen, self._record(search, chosen, refused, original_ms, journal.where if journal.study else "")
 
-    def _evaluate(self, journal: Journal, search: Search, selections: Sequence[Selection]) -> list[Trial]:
-        def make(selection: Selection) -> Trial:
-            made = self._bench.trial(selection)
-            known = [*search.trials.values(), *journal.found.values(), made]
-            top = best(known, search.budget, search.wanted)
+    def _evaluate(
+        self, journal: Journal, search: Search, selections: Sequence[Selection], *, again: bool = False
+    ) -> list[Trial]:
+        def make(selection: Selection, again: bool) -> Trial:
+            made = self._bench.trial(selection, LONGER if again else 1.0)
+            top = best([*search.trials.values(), made], search.budget, search.wanted)
             now = f"; best so far: {_told(top)}" if top is not None else ""
             self.progress.advance(1, f"{_told(made)}{now}")
-            if top is made and made.pipeline:
+            if top is made and made.pipeline and not again:
                 self.progress.message(f"best so far: {_told(made)}")
             return made
 
-        return journal.evaluate(selections, make)
+        return journal.evaluate(selections, make, again=again)
 
     @cached_property
     def _stopwatch(self) -> Stopwatch | None:
@@ -168,24 +172,14 @@ class Planner:
         few = finalists(list(search.trials.values()), search.budget, search.wanted, FINALISTS)
         if self.settings.seconds <= 0 or not runs_here(self.lossy.target) or len(few) < 2:
             return search.best()
-        by_name = {trial.pipeline: selection for selection, trial in search.trials.items()}
-        name = "finalists: " + " | ".join(trial.pipeline for trial in few)
-        timed = journal.recall(name)
-        if timed is None:
-            self.progress.stage("finalists", len(few))
-            timed = journal.remember(name, [self._timed(by_name[trial.pipeline], trial) for trial in few])
-        for trial, times in zip(few, timed, strict=True):
-            ratio, low, high = times
-            selection = by_name[trial.pipeline]
-            search.trials[selection] = Trial(**{**vars(trial), "ratio": ratio, "low": low, "high": high})
-        top = best([search.trials[by_name[trial.pipeline]] for trial in few], search.budget, search.wanted)
-        return by_name[top.pipeline] if top is not None else ()
-
-    def _timed(self, selection: Selection, trial: Trial) -> tuple[float, float, float]:
-        assert self._stopwatch is not None
-        again = self._bench.timed(selection, 4 * self.settings.seconds)
-        self.progress.advance(1, written(selection))
-        return again or (trial.ratio or 1.0, trial.low or 0.0, trial.high or 0.0)
+        names = {trial.pipeline: selection for selection, trial in search.trials.items()}
+        chosen = [names[trial.pipeline] for trial in few]
+        self.progress.stage("finalists", len(few))
+        for selection, trial in zip(chosen, self._evaluate(journal, search, chosen, again=True), strict=True):
+            if trial.status == MEASURED:
+                search.trials[selection] = trial
+        top = best([search.trials[selection] for selection in chosen], search.budget, search.wanted)
+        return names[top.pipeline] if top is not None else ()
 
     def _record(
         self, search: Search, chosen: Selection, refused: dict[str, str], original_ms: float | None, study: str

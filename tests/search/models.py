@@ -41,7 +41,7 @@ class World:
     together: Mapping[frozenset[str], float] = field(default_factory=dict)
     seen: list[str] = field(default_factory=list)
 
-    def trial(self, selection: Selection) -> Trial:
+    def trial(self, selection: Selection, again: bool = False) -> Trial:
         self.seen.append(written(selection))
         time, lost = 1.0, 0.0
         for choice in selection:

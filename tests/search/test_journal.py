@@ -8,6 +8,7 @@ import subprocess
 import sys
 import textwrap
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,11 +56,11 @@ from pathlib import Path
 
 class Deadly(World):
     left = int(sys.argv[2])
-    def trial(self, selection):
+    def trial(self, selection, again=False):
         if not self.left:
             os.kill(os.getpid(), signal.SIGKILL)
         self.left -= 1
-        return super().trial(selection)
+        return super().trial(selection, again)
 
 print(searched(journal(Path(sys.argv[1]), resume=True), Deadly(EFFECTS, 0.01)).best())
 """
@@ -103,7 +104,7 @@ def check_two_workers(where: str) -> None:
 
 
 def test_what_raises_in_the_middle_is_given_back(tmp_path: Path) -> None:
-    def interrupted(selection: Selection) -> Trial:
+    def interrupted(selection: Selection, again: bool) -> Trial:
         raise KeyboardInterrupt
 
     own = journal(tmp_path / "study", resume=False)
@@ -111,6 +112,15 @@ def test_what_raises_in_the_middle_is_given_back(tmp_path: Path) -> None:
         own.evaluate([()], interrupted)
     made = World(EFFECTS, 0.01)
     assert [trial.pipeline for trial in own.evaluate([()], made.trial)] == [""]
+
+
+def test_timed_again_is_another_trial(tmp_path: Path) -> None:
+    own, made, choice = journal(tmp_path / "study", resume=False), World(EFFECTS, 0.01), (ROWS[0][0],)
+    (first,) = own.evaluate([choice], made.trial)
+    (second,) = own.evaluate([choice], lambda selection, again: replace(first, ratio=0.1 if again else 0.2), again=True)
+    assert second.ratio == 0.1 and own.evaluate([choice], made.trial) == [first]
+    assert journal(tmp_path / "study", resume=True).evaluate([choice], made.trial, again=True) == [second]
+    assert made.seen == ["prune{0}"]
 
 
 def test_values_are_remembered_once(tmp_path: Path) -> None:

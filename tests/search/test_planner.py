@@ -72,9 +72,9 @@ def test_it_is_deterministic_and_goes_on_from_its_study(tmp_path: Path, monkeypa
     made: list[str] = []
     whole = Workbench.trial
 
-    def counted(self: Workbench, selection: Any) -> Any:
+    def counted(self: Workbench, selection: Any, patience: float) -> Any:
         made.append(str(selection))
-        return whole(self, selection)
+        return whole(self, selection, patience)
 
     monkeypatch.setattr(Workbench, "trial", counted)
     again = planned(study=tmp_path / "a.sqlite3", resume=True)
@@ -155,11 +155,11 @@ def test_a_metric_that_fails_on_candidates_costs_these(monkeypatch: pytest.Monke
 def test_ctrl_c_returns_the_best_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
     whole, made = Workbench.trial, [0]
 
-    def interrupted(self: Workbench, selection: Any) -> Any:
+    def interrupted(self: Workbench, selection: Any, patience: float) -> Any:
         made[0] += 1
         if made[0] > 5:
             raise KeyboardInterrupt
-        return whole(self, selection)
+        return whole(self, selection, patience)
 
     monkeypatch.setattr(Workbench, "trial", interrupted)
     fast = planned()
