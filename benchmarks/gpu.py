@@ -1,13 +1,15 @@
-"""On a machine with a GPU: checks the kernels against their references, and times them beside PyTorch's.
+"""On a machine with a GPU: checks every kernel against its reference, and times it beside the best that PyTorch has.
 
-Run: python benchmarks/gpu.py [--out FOLDER] [--seconds 0.2] [--quick]. Writes ``gpu.json`` to the folder, or to that
-named by the variable OUT. Needs PyTorch with CUDA and Triton, no installed Tersor. A part that fails leaves its reason
-in the file and does not stop the others.
+Run: python benchmarks/gpu.py [--out FOLDER] [--seconds 0.2] [--kernel NAME] [--autotune] [--dry-run]. Writes
+``gpu.json`` to the folder, or to that named by the variable OUT, and prints what belongs into ``MEASURED`` of
+`backends/_triton_gate.py`. Needs PyTorch with CUDA and Triton, no installed Tersor. A part that fails leaves its reason
+in the file and does not stop the others. ``--dry-run`` runs everything once in small on the CPU, by the references.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib.util
 import json
 import os
@@ -21,11 +23,10 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-ROWS = (1, 4, 16, 64)
-SHAPES = ((4096, 4096), (4096, 14336), (14336, 4096), (8192, 8192), (4096, 128256))
-"""Inputs and outputs of layers of Llama-3-8B, its head included, and of a larger model."""
-QUICK = ((4096, 4096), (4096, 14336))
+sys.path.insert(0, str(ROOT))
 MIB = 1 << 20
+
+from benchmarks.gpu_cases import Bench, Case, cases  # noqa: E402
 
 
 def find_tersor() -> None:
@@ -42,19 +43,27 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path(os.environ.get("OUT", "out")))
     parser.add_argument("--seconds", type=float, default=0.2, help="of measuring, for each contestant")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--kernel", action="append", help="only this one; repeatable")
+    parser.add_argument("--autotune", action="store_true", help="try all tiles of the tables for each shape")
+    parser.add_argument("--dry-run", action="store_true")
     options = parser.parse_args()
-    if not torch.cuda.is_available():
-        print("this PyTorch sees no GPU; there is nothing to measure")
+    if not torch.cuda.is_available() and not options.dry_run:
+        print("this PyTorch sees no GPU; there is nothing to measure (--dry-run runs the parts that need none)")
         return 1
     find_tersor()
     options.out.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {}
-    for name, part in (("machine", machine), ("check", check), ("time", lambda: compare(options))):
-        found[name] = guarded(part)
+    found: dict[str, Any] = {"machine": {} if options.dry_run else guarded(machine), "kernels": []}
+    for case in cases(Bench("cpu" if options.dry_run else "cuda", options.dry_run)):
+        if options.kernel and case.kernel not in options.kernel:
+            continue
+        found["kernels"].append(compared(case, found["machine"], options))
+        print(told(found["kernels"][-1]), flush=True)
         (options.out / "gpu.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
-    print(json.dumps(found["machine"]), json.dumps(found["check"]), sep="\n")
-    show(found["time"])
+    found["measured"] = {} if options.dry_run else summary(found)
+    (options.out / "gpu.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
+    print(json.dumps(found["machine"]))
+    for name, ratio in found["measured"].items():
+        print(f'    ("{name}", {found["machine"]["capability"]}): {ratio:.2f},')
     return 0
 
 
@@ -69,14 +78,21 @@ def guarded(part: Callable[[], Any]) -> Any:
 def machine() -> dict[str, Any]:
     import triton
 
+    from tersor.targets.sheets import sheets
+
     properties = torch.cuda.get_device_properties(0)
+    near = [s for s in sheets().values() if s.capability == f"{properties.major}.{properties.minor}"]
+    named = [s for s in near if s.name.split("-")[0] in properties.name.lower()]
+    sheet = next(iter([*named, *near]), None)
     return {
         "gpu": properties.name,
-        "capability": f"{properties.major}.{properties.minor}",
+        "capability": 10 * properties.major + properties.minor,
         "multiprocessors": properties.multi_processor_count,
         "torch": torch.__version__,
         "triton": triton.__version__,
         "bandwidth": bandwidth(),
+        "sheet": sheet.name if sheet else "",
+        "rates": dict(sheet.rates) if sheet else {},
     }
 
 
@@ -86,93 +102,56 @@ def bandwidth() -> float:
     return value.nbytes / min(times(lambda: value.sum(), 0.5, cold=False))
 
 
-def check() -> list[dict[str, Any]]:
-    """Largest error of each format and shape against the reference on the same GPU's numbers, on the CPU."""
-    rows = []
-    for name in ("float32", "float16", "bfloat16", "int8"):
-        for rows_, inputs, outputs in ((1, 4096, 4096), (5, 768, 3072), (33, 1024, 257), (3, 100, 37), (70, 12, 20)):
-            case = {"format": name, "shape": [rows_, inputs, outputs]}
-            rows.append({**case, **guarded(lambda n=name, s=(rows_, inputs, outputs): one_check(n, *s))})
-    return rows
+def compared(case: Case, where: dict[str, Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Error, and time and share of the roofline of ours and of every rival."""
+    row: dict[str, Any] = {"kernel": case.kernel, "case": case.text, "flops": case.work.operations}
+    row |= {"bytes": case.work.bytes, "error": guarded(lambda: error(case))}
+    rate = where.get("rates", {}).get(case.rate) or where.get("rates", {}).get("float32", 0.0)
+    moving = case.work.bytes / where["bandwidth"] if where.get("bandwidth") else 0.0
+    bound = max(moving, case.work.operations / rate if rate else 0.0)
+    row["bound_us"], row["contestants"] = bound * 1e6, {}
+    for name, make in {"ours": case.ours, **case.rivals}.items():
+        row["contestants"][name] = guarded(lambda make=make: timed(make, bound, options))
+        if not options.dry_run:
+            torch.cuda.empty_cache()
+    best = [v["microseconds"] for n, v in row["contestants"].items() if n != "ours" and "microseconds" in v]
+    own = row["contestants"]["ours"].get("microseconds")
+    row["ratio"] = min(best) / own if best and own else None
+    return row
 
 
-def one_check(name: str, rows: int, inputs: int, outputs: int) -> dict[str, Any]:
-    from tersor.kernels.sparse_24_matmul import reference, sparse_24_matmul
-
-    given = operands(name, rows, inputs, outputs)
-    made = sparse_24_matmul(*given).float().cpu()
-    wanted = reference(*(None if item is None else item.cpu() for item in given)).float()
-    error = float((made - wanted).abs().max() / wanted.abs().max())
-    return {"error": error, "good": error < {"float32": 1e-5, "float16": 2e-3}.get(name, 1e-2)}
-
-
-def operands(name: str, rows: int, inputs: int, outputs: int) -> list[Any]:
-    """x, values, metadata, scale, bias on the GPU; a random place of two for each block."""
-    draw = torch.Generator("cuda").manual_seed(0)
-    dtype = torch.bfloat16 if name == "int8" else getattr(torch, name)
-    x = torch.randn(rows, inputs, generator=draw, device="cuda").to(dtype)
-    values = torch.randn(outputs, inputs // 2, generator=draw, device="cuda")
-    values = (values * 40).clamp(-127, 127).to(torch.int8) if name == "int8" else (values / inputs**0.5).to(dtype)
-    codes = torch.tensor([4, 8, 12, 9, 13, 14], device="cuda", dtype=torch.uint8)
-    places = codes[torch.randint(6, (outputs, -(-inputs // 8), 2), generator=draw, device="cuda")]
-    scale = torch.full((outputs,), 1 / (40 * inputs**0.5), device="cuda") if name == "int8" else None
-    metadata = places[..., 0] + 16 * places[..., 1]
-    if inputs % 8:
-        metadata[:, -1] &= 15
-    return [x, values, metadata, scale, None]
+def error(case: Case) -> float | None:
+    """The largest error of ours, as a share of the largest result."""
+    if case.checked is None:
+        return None
+    worst = 0.0
+    for got, true in zip(flat(case.ours()()), flat(case.checked()()), strict=True):
+        if got.dtype.is_floating_point and true.numel():
+            size = float(true.float().abs().max()) or 1.0
+            worst = max(worst, float((got.float() - true.float()).abs().max()) / size)
+    return worst
 
 
-def compare(options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Each shape: dense cuBLAS, PyTorch's semi-structured tensors, and ours in two formats; microseconds."""
-    peak, rows = bandwidth(), []
-    for inputs, outputs in QUICK if options.quick else SHAPES:
-        for count in ROWS:
-            row: dict[str, Any] = {"rows": count, "inputs": inputs, "outputs": outputs}
-            for name, make in contestants(count, inputs, outputs).items():
-                row[name] = guarded(lambda make=make: timed(*make(), options.seconds, peak))
-                torch.cuda.empty_cache()
-            rows.append(row)
-            print(json.dumps(row), flush=True)
-    return rows
+def flat(value: Any) -> list[torch.Tensor]:
+    return [value] if isinstance(value, torch.Tensor) else list(value)
 
 
-def contestants(rows: int, inputs: int, outputs: int) -> dict[str, Callable[[], tuple[Callable[[], Any], float]]]:
-    """For each what runs it, and the bytes that it has to move."""
-    from tersor.kernels.sparse_24_matmul import sparse_24_matmul, work
-    from tersor.sparse.pack import Packed, unpack
-
-    half, whole = operands("bfloat16", rows, inputs, outputs), operands("int8", rows, inputs, outputs)
-    moved = (rows * (inputs + outputs) + inputs * outputs) * 2
-
-    def weight() -> torch.Tensor:
-        return unpack(Packed(half[1], half[2]))
-
-    def dense() -> tuple[Callable[[], Any], float]:
-        full = weight()
-        return lambda: torch.nn.functional.linear(half[0], full), moved
-
-    def semi_structured() -> tuple[Callable[[], Any], float]:
-        made = torch.sparse.to_sparse_semi_structured(weight())
-        return lambda: torch.nn.functional.linear(half[0], made), work(
-            rows, inputs, outputs, torch.bfloat16, torch.bfloat16
-        ).bytes
-
-    def ours(given: list[Any]) -> tuple[Callable[[], Any], float]:
-        bound = work(rows, inputs, outputs, given[0].dtype, given[1].dtype, bias=False)
-        return lambda: sparse_24_matmul(*given), bound.bytes
-
-    return {
-        "dense bfloat16": dense,
-        "semi-structured bfloat16": semi_structured,
-        "2:4 bfloat16": lambda: ours(half),
-        "2:4 int8": lambda: ours(whole),
-    }
+def timed(make: Callable[[], Callable[[], Any]], bound: float, options: argparse.Namespace) -> dict[str, Any]:
+    """Median time of one call, and the share of what its operations and bytes allow at least."""
+    call = make()
+    if options.dry_run:
+        call()
+        return {"ran": True}
+    with tuning() if options.autotune else contextlib.nullcontext():
+        call()
+    found = statistics.median(times(call, options.seconds))
+    return {"microseconds": found * 1e6, "roofline": bound / found}
 
 
-def timed(call: Callable[[], Any], moved: float, seconds: float, peak: float) -> dict[str, float]:
-    """Median time of one call, and the share of what its bytes allow at least."""
-    found = statistics.median(times(call, seconds))
-    return {"microseconds": found * 1e6, "roofline": moved / peak / found}
+def tuning() -> contextlib.AbstractContextManager[None]:
+    from tersor.kernels.autotune import autotuned
+
+    return autotuned()
 
 
 def times(call: Callable[[], Any], seconds: float, cold: bool = True) -> list[float]:
@@ -196,15 +175,24 @@ def times(call: Callable[[], Any], seconds: float, cold: bool = True) -> list[fl
     return found
 
 
-def told(value: dict[str, Any]) -> str:
-    return value["why"] if "why" in value else f"{value['microseconds']:.1f} µs ({value['roofline']:.0%})"
+def summary(found: dict[str, Any]) -> dict[str, float]:
+    """The least ratio of each kernel over its cases."""
+    ratios: dict[str, list[float]] = {}
+    for row in found["kernels"]:
+        if row["ratio"]:
+            ratios.setdefault(row["kernel"], []).append(row["ratio"])
+    return {name: min(values) for name, values in ratios.items()}
 
 
-def show(rows: Any) -> None:
-    """The times as a table."""
-    for row in rows if isinstance(rows, list) else []:
-        cells = [f"{name} {told(value)}" for name, value in row.items() if isinstance(value, dict)]
-        print(f"{row['rows']} x {row['inputs']} to {row['outputs']}: " + ", ".join(cells))
+def told(row: dict[str, Any]) -> str:
+    """One line of a case."""
+    cells = []
+    for name, value in row["contestants"].items():
+        if "microseconds" in value:
+            cells.append(f"{name} {value['microseconds']:.1f} us ({value['roofline']:.0%})")
+        else:
+            cells.append(f"{name} {value.get('why', 'ran')}")
+    return f"{row['kernel']} {row['case']}, error {row['error']}: " + "; ".join(cells)
 
 
 if __name__ == "__main__":

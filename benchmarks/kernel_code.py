@@ -7,18 +7,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
-
-import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.results import write
 
 KINDS = {
-    "tensor-core products": ("HMMA", "HGMMA", "IMMA", "IGMMA"),
+    "tensor-core products": ("HMMA", "HGMMA", "IMMA", "IGMMA", "QGMMA"),
     "FMA": ("FFMA", "HFMA2"),
     "async copies": ("LDGSTS", "UBLKCP", "UTMALDG"),
     "global loads": ("LDG",),
@@ -29,32 +25,25 @@ KINDS = {
 }
 """Machine instructions by what they do."""
 
-Variant = tuple[str, str, Callable[[int], Any]]
-"""Kernel, what it was compiled for, and what compiles it for a compute capability."""
-
-
-def variants() -> Iterator[Variant]:
-    """Each kernel at the sizes and in the formats that matter."""
-    from tersor.kernels import sparse_24_matmul
-
-    formats = [(torch.bfloat16, torch.bfloat16), (torch.float16, torch.float16), (torch.bfloat16, torch.int8)]
-    for rows, inputs, outputs in ((1, 4096, 4096), (64, 4096, 14336)):
-        for x, values in formats:
-            yield _sparse(sparse_24_matmul, rows, inputs, outputs, x, values)
-    yield _sparse(sparse_24_matmul, 1, 4096, 4096, torch.float32, torch.float32)
-    yield _sparse(sparse_24_matmul, 3, 100, 37, torch.bfloat16, torch.bfloat16)
-
-
-def _sparse(module: Any, rows: int, inputs: int, outputs: int, x: torch.dtype, values: torch.dtype) -> Variant:
-    names = [str(dtype).removeprefix("torch.") for dtype in (x, values)]
-    text = f"{rows} x {inputs} to {outputs}, {names[0]}" + (f", {names[1]} weights" if x != values else "")
-    return "sparse_24_matmul", text, lambda capability: module.compiled(rows, inputs, outputs, x, values, capability)
-
 
 def table(capabilities: list[int]) -> str:
     import triton
 
-    columns = ["kernel", "compiled for", "sm", "registers", "spills", "stack", "shared", *KINDS, "all"]
+    from tersor.kernels.catalogue import variants
+
+    columns = [
+        "kernel",
+        "compiled for",
+        "sm",
+        "warps",
+        "stages",
+        "registers",
+        "spills",
+        "stack",
+        "shared",
+        *KINDS,
+        "all",
+    ]
     lines = [
         f"Machine code that Triton {triton.__version__} and its own ptxas make; instructions are counted as they "
         "stand in the code, inside and outside of loops, padding left out. *spills* are reads and writes of a thread's "
@@ -63,11 +52,12 @@ def table(capabilities: list[int]) -> str:
         f"| {' | '.join(columns)} |",
         "|---" * len(columns) + "|",
     ]
-    for name, text, compiled in variants():
-        for capability in capabilities:
-            code = compiled(capability)
+    for capability in capabilities:
+        for variant in variants(capability):
+            code = variant.compile(capability)
             counts = [code.count(*kinds) for kinds in KINDS.values()]
-            cells = [name, text, capability, code.registers, code.spills, code.stack, code.shared, *counts, code.total]
+            cells = [variant.name, variant.text, capability, variant.tile.warps, variant.tile.stages, code.registers]
+            cells += [code.spills, code.stack, code.shared, *counts, code.total]
             lines.append(f"| {' | '.join(map(str, cells))} |")
             print(lines[-1], flush=True)
     return "\n".join(lines)

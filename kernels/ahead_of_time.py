@@ -7,13 +7,14 @@ import subprocess
 import tempfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from tersor.errors import BackendError
+from tersor.kernels.tile import Tile
 
 ALIGNED = 16
 """Bytes to which tensors of PyTorch are aligned, and what sizes are taken to be multiples of."""
@@ -25,7 +26,14 @@ _POINTERS = {
     torch.int8: "*i8",
     torch.uint8: "*u8",
     torch.int32: "*i32",
+    torch.int64: "*i64",
+    torch.bool: "*i1",
+    torch.float8_e4m3fn: "*fp8e4nv",
+    torch.float8_e5m2: "*fp8e5",
 }
+
+Operand = torch.dtype | int | float | None
+"""What stands for an operand: the dtype of a tensor, an example of a number, None for a tensor that is left out."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +48,8 @@ class Code:
         warps: of a block of threads.
         instructions: how many of each kind the machine code holds, by the part of its name before the first dot.
         ptx: the assembly that it was made from.
+        cubin: the machine code as a file.
+        entry: the name of its one function.
     """
 
     capability: int
@@ -49,6 +59,8 @@ class Code:
     warps: int
     instructions: Mapping[str, int]
     ptx: str
+    cubin: bytes = field(default=b"", repr=False)
+    entry: str = ""
 
     def count(self, *names: str) -> int:
         """Instructions of any of these kinds."""
@@ -65,9 +77,35 @@ class Code:
         return sum(self.instructions.values()) - self.count("NOP")
 
 
+@dataclass(frozen=True, eq=False)
+class Variant:
+    """A kernel as it is compiled for certain sizes and formats.
+
+    Attributes:
+        name: of the kernel.
+        text: sizes and formats, for people.
+        kernel: the function under ``triton.jit``.
+        operands, constants: as `build` takes them.
+        tile: blocks, warps and stages.
+    """
+
+    name: str
+    text: str
+    kernel: Any
+    operands: Sequence[Operand]
+    constants: Mapping[str, Any]
+    tile: Tile
+
+    def compile(self, capability: int) -> Code:
+        """Its machine code; raises BackendError as `build` does."""
+        constants = {**self.constants, **self.tile.blocks}
+        warps, stages = self.tile.warps, self.tile.stages
+        return build(self.kernel, self.operands, constants, capability, warps=warps, stages=stages)
+
+
 def build(
     kernel: Any,
-    operands: Sequence[torch.dtype | int | None],
+    operands: Sequence[Operand],
     constants: Mapping[str, Any],
     capability: int,
     *,
@@ -80,7 +118,7 @@ def build(
     Args:
         kernel: a function under ``triton.jit``.
         operands: for each of its parameters that is no constant, in order: the dtype of a tensor, an example of an
-            integer, or None for a tensor that is left out.
+            integer or of a float, or None for a tensor that is left out.
         constants: its other parameters by name.
         capability: 80 for A100, 90 for H100.
         aligned: whether tensors begin at multiples of 16 bytes and integers are multiples of 16 where their examples
@@ -101,14 +139,14 @@ def build(
     source = ASTSource(kernel, *_described(kernel.arg_names, operands, constants, aligned))
     options = {"num_warps": warps, "num_stages": stages, "enable_fp_fusion": True}
     made = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
-    registers, stack = _resources(made.asm["cubin"])
-    return Code(
-        capability, registers, stack, made.metadata.shared, warps, _instructions(made.asm["cubin"]), made.asm["ptx"]
-    )
+    binary = made.asm["cubin"]
+    registers, stack = _resources(binary)
+    counts, shared = _instructions(binary), made.metadata.shared
+    return Code(capability, registers, stack, shared, warps, counts, made.asm["ptx"], binary, made.metadata.name)
 
 
 def _described(
-    names: Sequence[str], operands: Sequence[torch.dtype | int | None], constants: Mapping[str, Any], aligned: bool
+    names: Sequence[str], operands: Sequence[Operand], constants: Mapping[str, Any], aligned: bool
 ) -> tuple[dict[str, str], dict[str, Any], dict[tuple[int], list[list[Any]]]]:
     """Signature, constants and what is known of the operands, as Triton wants them."""
     signature, known, facts = dict.fromkeys(names, "constexpr"), dict(constants), {}
@@ -117,10 +155,17 @@ def _described(
         if operand is None:
             known[name] = None
             continue
-        signature[name] = "i32" if isinstance(operand, int) else _POINTERS[operand]
-        if aligned and (not isinstance(operand, int) or operand % ALIGNED == 0):
+        signature[name] = _type(operand)
+        if aligned and not isinstance(operand, float) and (not isinstance(operand, int) or operand % ALIGNED == 0):
             facts[names.index(name),] = [["tt.divisibility", ALIGNED]]
     return signature, known, facts
+
+
+def _type(operand: torch.dtype | int | float) -> str:
+    """Triton's name of what an operand is passed as."""
+    if isinstance(operand, torch.dtype):
+        return _POINTERS[operand]
+    return "fp32" if isinstance(operand, float) else "i32"
 
 
 def _resources(cubin: bytes) -> tuple[int, int]:
@@ -147,7 +192,7 @@ def _tool(name: str, option: str, cubin: bytes) -> str:
         path = Path(folder) / "kernel.cubin"
         path.write_bytes(cubin)
         try:
-            done = subprocess.run([tool, option, path], capture_output=True, text=True, timeout=60, check=True)
+            done = subprocess.run([tool, option, path], capture_output=True, text=True, timeout=600, check=True)
         except (OSError, subprocess.SubprocessError) as error:
             raise BackendError(f"{name} of Triton does not run: {error}", "install triton from its wheel") from error
     return done.stdout

@@ -6,21 +6,18 @@ tensor cores multiply it as if it were dense. So it saves bytes and no arithmeti
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
 from tersor.cost.roofline import Work
 from tersor.errors import UsageError
-from tersor.kernels.ahead_of_time import Code, build
+from tersor.kernels.ahead_of_time import Code, Operand, Variant
+from tersor.kernels.autotune import best
+from tersor.kernels.language import blocks, capability, empty, jit, on_gpu, run, static, tl
+from tersor.kernels.tile import Table, Tile, chosen, tile
 from tersor.sparse.pack import Packed, packed_bytes, unpack
-
-try:
-    import triton
-    from triton import language as tl
-except ImportError:  # no Triton for this platform: the reference is left
-    triton = tl = None
 
 NAME = "tersor::sparse_24_matmul"
 
@@ -85,33 +82,33 @@ def work(rows: int, inputs: int, outputs: int, x: torch.dtype, values: torch.dty
     return Work(2.0 * rows * inputs * outputs, moved)
 
 
-def tiles(rows: int, outputs: int, dtype: torch.dtype) -> dict[str, int]:
-    """Sizes of blocks, warps and stages; narrow blocks, so that there is one for each of a GPU's multiprocessors."""
-    block_rows = 16 if rows <= 16 else 32 if rows <= 32 else 64
-    block_bytes = 32 if block_rows < 64 else 16
-    return {
-        "BLOCK_ROWS": block_rows,
-        "BLOCK_OUT": 32 if outputs >= 2048 else 16,
-        "BLOCK_BYTES": block_bytes // 2 if dtype == torch.float32 else block_bytes,
-        "num_warps": 4,
-        "num_stages": 3,
-    }
+TILES: Table = {
+    at: [
+        (16, tile(4, 3, BLOCK_ROWS=16, BLOCK_OUT=32, BLOCK_BYTES=32)),
+        (32, tile(4, 3, BLOCK_ROWS=32, BLOCK_OUT=32, BLOCK_BYTES=32)),
+        (1 << 30, tile(4, 3, BLOCK_ROWS=64, BLOCK_OUT=32, BLOCK_BYTES=16)),
+    ]
+    for at in (80, 90)
+}
+"""By rows; blocks of outputs are narrow, so that there is one for each of a GPU's multiprocessors."""
 
 
-def jit(function: Any) -> Any:
-    """Triton's decorator, or nothing where there is no Triton."""
-    return function if triton is None else triton.jit(function)
+def fitted(cut: Tile, outputs: int, dtype: torch.dtype) -> Tile:
+    """A tile for few outputs, and for numbers of four bytes."""
+    narrow = cut.blocks["BLOCK_OUT"] if outputs >= 2048 else 16
+    size = cut.blocks["BLOCK_BYTES"] // 2 if dtype == torch.float32 else cut.blocks["BLOCK_BYTES"]
+    return tile(cut.warps, cut.stages, **{**cut.blocks, "BLOCK_OUT": narrow, "BLOCK_BYTES": size})
 
 
 @jit
 def kernel(  # type: ignore[no-untyped-def]
     x, values, metadata, scale, bias, made, rows, inputs, outputs,
-    COMPUTE: tl.constexpr, WHOLE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
+    EXACT: tl.constexpr, WHOLE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_OUT: tl.constexpr,
     BLOCK_BYTES: tl.constexpr,
 ):  # fmt: skip
     """One block of outputs for one block of rows; all operands contiguous.
 
-    ``scale`` and ``bias`` may be None. COMPUTE is the dtype of products; WHOLE says that BLOCK_BYTES divides the bytes
+    ``scale`` and ``bias`` may be None. EXACT multiplies in float32; WHOLE says that BLOCK_BYTES divides the bytes
     of metadata of an output, eight inputs each.
     """
     row = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
@@ -136,7 +133,11 @@ def kernel(  # type: ignore[no-untyped-def]
             code = tl.load(code_at + start, mask=byte[None, :] < count - start, other=0)
             value = tl.load(value_at + 4 * start, mask=half[None, :] < inputs // 2 - 4 * start, other=0)
             tile = tl.load(x_at + 8 * start, mask=whole[:, None] < inputs - 8 * start, other=0)
-        first, second = tl.split(tl.reshape(value.to(COMPUTE), [BLOCK_OUT, BLOCK_BYTES, 2, 2]))
+        if EXACT:
+            value, tile = value.to(tl.float32), tile.to(tl.float32)
+        else:
+            value = value.to(x.dtype.element_ty)
+        first, second = tl.split(tl.reshape(value, [BLOCK_OUT, BLOCK_BYTES, 2, 2]))
         code = code.to(tl.int32)
         code = tl.join(code, code >> 4)
         # Places ascend, so that single bits tell them apart: the first is 0, 1 or 2, the second 1, 2 or 3.
@@ -147,7 +148,7 @@ def kernel(  # type: ignore[no-untyped-def]
         at_3 = tl.where((code & 8) != 0, tl.where((code & 4) != 0, second, zero), zero)
         dense = tl.join(tl.join(at_0, at_2), tl.join(at_1, at_3))
         dense = tl.reshape(dense, [BLOCK_OUT, 8 * BLOCK_BYTES])
-        total = tl.dot(dense, tile.to(COMPUTE), total, input_precision="ieee")
+        total = tl.dot(dense, tile, total, input_precision="ieee")
     if scale is not None:
         total *= tl.load(scale + from_column).to(tl.float32)[:, None]
     if bias is not None:
@@ -162,66 +163,73 @@ def launch(
     metadata: Tensor,
     scale: Tensor | None = None,
     bias: Tensor | None = None,
-    compute: Any = None,
+    exact: bool = False,
+    cut: Tile | None = None,
 ) -> Tensor:
     """`reference` by the Triton kernel, on a GPU or under Triton's interpreter.
 
     Args:
-        compute: Triton's dtype of products, that of x where None; the interpreter is right in float32 only where x is
-            bfloat16.
+        exact: multiply in float32 whatever the format is, as the interpreter needs for bfloat16.
+        cut: the tile, that of the table where None.
     """
     check(x, values, metadata, scale, bias)
-    flat, outputs = x.reshape(-1, x.shape[-1]).contiguous(), values.shape[0]
-    made = x.new_empty(len(flat), outputs)
-    if not made.numel():
-        return made.view(*x.shape[:-1], outputs)
-    if not flat.shape[1]:
-        return reference(x, values, metadata, scale, bias)
-    size = tiles(len(flat), outputs, x.dtype)
-    grid = (-(-len(flat) // size["BLOCK_ROWS"]), -(-outputs // size["BLOCK_OUT"]))
-    operands = (values.contiguous(), metadata.contiguous(), scale, bias)
-    kernel[grid](
-        flat, *operands, made, len(flat), flat.shape[1], outputs, compute or triton_dtype(x.dtype),
-        flat.shape[1] % (8 * size["BLOCK_BYTES"]) == 0, **size,
-    )  # fmt: skip
-    return made.view(*x.shape[:-1], outputs)
+    inputs, outputs, at = x.shape[-1], values.shape[0], capability(x)
+    made = x.new_empty(*x.shape[:-1], outputs)
+    if empty(made) or not inputs:
+        return made if empty(made) else reference(x, values, metadata, scale, bias)
+    rows = x.numel() // inputs
+    given = (item if item is None else item.contiguous() for item in (x, values, metadata, scale, bias))
+    operands = (*given, made, rows, inputs, outputs)
+
+    def go(cut: Tile) -> None:
+        cut = fitted(cut, outputs, x.dtype)
+        grid = (blocks(rows, cut.blocks["BLOCK_ROWS"]), blocks(outputs, cut.blocks["BLOCK_OUT"]))
+        run(kernel, grid, cut, *operands, EXACT=exact, WHOLE=inputs % (8 * cut.blocks["BLOCK_BYTES"]) == 0)
+
+    key = (NAME, at, x.dtype, values.dtype, static(rows), inputs, outputs)
+    go(cut or best(key, chosen(TILES, at, static(rows)), [item for _, item in TILES[at]], go))
+    return made
 
 
-def compiled(rows: int, inputs: int, outputs: int, x: torch.dtype, values: torch.dtype, capability: int) -> Code:
+def compiled(rows: int, inputs: int, outputs: int, x: torch.dtype, values: torch.dtype, at: int) -> Code:
     """What a GPU of this compute capability runs for these sizes; raises BackendError as `build` does."""
-    size = tiles(rows, outputs, x)
-    warps, stages = size.pop("num_warps"), size.pop("num_stages")
-    whole = inputs % (8 * size["BLOCK_BYTES"]) == 0
+    return variant(at, rows, inputs, outputs, x, values).compile(at)
+
+
+def variant(at: int, rows: int, inputs: int, outputs: int, x: torch.dtype, values: torch.dtype) -> Variant:
+    """One format, with a bias."""
+    cut = fitted(chosen(TILES, at, rows), outputs, x)
+    names = [str(dtype).removeprefix("torch.") for dtype in (x, values)]
+    text = f"{rows} x {inputs} to {outputs}, {names[0]}" + (f", {names[1]} weights" if x != values else "")
     scale = torch.float32 if values == torch.int8 else None
-    operands = (x, values, torch.uint8, scale, x, x, rows, inputs, outputs)
-    constants = {"COMPUTE": triton_dtype(x), "WHOLE": whole, **size}
-    return build(kernel, operands, constants, capability, warps=warps, stages=stages)
+    operands: list[Operand] = [x, values, torch.uint8, scale, x, x, rows, inputs, outputs]
+    constants = {"EXACT": False, "WHOLE": inputs % (8 * cut.blocks["BLOCK_BYTES"]) == 0}
+    return Variant("sparse_24_matmul", text, kernel, operands, constants, cut)
 
 
-def triton_dtype(dtype: torch.dtype) -> Any:
-    """Triton's name of a dtype."""
-    return getattr(tl, str(dtype).removeprefix("torch."))
+def variants(at: int) -> Iterator[Variant]:
+    """What it is compiled for ahead of time."""
+    half = torch.bfloat16
+    for rows, inputs, outputs in ((1, 4096, 4096), (64, 4096, 14336)):
+        for x, values in ((half, half), (torch.float16, torch.float16), (half, torch.int8)):
+            yield variant(at, rows, inputs, outputs, x, values)
+    yield variant(at, 1, 4096, 4096, torch.float32, torch.float32)
+    yield variant(at, 3, 100, 37, half, half)
 
 
-@torch.library.custom_op(NAME, mutates_args=(), device_types="cpu")
+@torch.library.triton_op(NAME, mutates_args=())
 def sparse_24_matmul(
     x: Tensor, values: Tensor, metadata: Tensor, scale: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
-    """`reference` on the CPU, the Triton kernel on a GPU."""
+    """`reference`, by the Triton kernel on a GPU."""
+    if on_gpu(x):
+        return launch(x, values, metadata, scale, bias)
     return reference(x, values, metadata, scale, bias)
-
-
-@sparse_24_matmul.register_kernel("cuda")
-def _on_gpu(
-    x: Tensor, values: Tensor, metadata: Tensor, scale: Tensor | None = None, bias: Tensor | None = None
-) -> Tensor:
-    if triton is None:
-        raise UsageError("sparse_24_matmul on a GPU needs Triton, which is not installed", "pip install triton")
-    return launch(x, values, metadata, scale, bias)
 
 
 @sparse_24_matmul.register_fake
 def _fake(
     x: Tensor, values: Tensor, metadata: Tensor, scale: Tensor | None = None, bias: Tensor | None = None
 ) -> Tensor:
+    check(x, values, metadata, scale, bias)
     return x.new_empty(*x.shape[:-1], values.shape[0])

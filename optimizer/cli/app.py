@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tersor.cli import backends, bench, bisect, diff, inspect, lint, optimize, passes, predict, targets
+from tersor.cli import backends, bench, bisect, compile_kernels, diff, inspect, lint, optimize, passes, predict, targets
 
 _COMMANDS = (
     ("optimize", optimize.optimize),
@@ -20,6 +20,7 @@ _COMMANDS = (
     ("passes", passes.passes),
     ("backends", backends.backends),
     ("targets", targets.targets),
+    ("compile-kernels", compile_kernels.compile_kernels),
 )
 
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import json
-import sys
-
 import torch
 
-from tersor.kernels.sparse_24_matmul import launch, reference, tl
+from tersor.kernels.sparse_24_matmul import launch, reference
 from tersor.sparse.masks import magnitude
 from tersor.sparse.pack import TWO_FOUR, pack
 
@@ -42,8 +39,7 @@ def operands(rows: int, inputs: int, outputs: int, dtype: torch.dtype, whole: bo
 def excess(rows: int, inputs: int, outputs: int, dtype: torch.dtype, whole: bool) -> float:
     """The largest error, as a multiple of what rounding of the result and of the sums allows."""
     given = operands(rows, inputs, outputs, dtype, whole)
-    compute = tl.float32 if dtype == torch.bfloat16 else None
-    made = launch(*given, compute=compute)  # type: ignore[arg-type, misc]
+    made = launch(*given, exact=dtype == torch.bfloat16)  # type: ignore[arg-type, misc]
     wanted = reference(*given)  # type: ignore[arg-type]
     assert made.dtype == wanted.dtype and made.shape == wanted.shape
     x, values, metadata, scale, _ = given
@@ -51,15 +47,3 @@ def excess(rows: int, inputs: int, outputs: int, dtype: torch.dtype, whole: bool
     size = reference(x.abs().float(), values.abs() if whole else values.abs().float(), metadata, scale)  # type: ignore[arg-type]
     allowed = 2 * torch.finfo(dtype).eps * wanted.float().abs() + 1e-5 * size + 1e-6
     return float(((made.float() - wanted.float()).abs() / allowed).max())
-
-
-def main() -> None:
-    shapes = MANY if "--many" in sys.argv else FEW
-    for name, whole in FORMATS.items():
-        for shape in shapes:
-            worst = excess(*shape, getattr(torch, name.split()[-1]), bool(whole))
-            print(json.dumps({"format": name, "shape": shape, "excess": worst}), flush=True)
-
-
-if __name__ == "__main__":
-    main()
