@@ -28,6 +28,15 @@ def optimize(
     passes: options.Passes = None,
     target: options.TargetName = "cpu",
     backend: options.BackendName = "auto",
+    deploy: Annotated[
+        str,
+        typer.Option(
+            "--deploy",
+            metavar="NAME",
+            autocompletion=options._complete_backend,
+            help="Runtime that the folder OUT is for; it need not be installed. Default: the one that was kept.",
+        ),
+    ] = "",
     report: Annotated[
         list[Path] | None,
         typer.Option("--report", metavar="FILE", help="Also write the report: .html, .json or .txt. Repeatable."),
@@ -64,8 +73,8 @@ def optimize(
     }
     rest |= {"recover": recover, "latency": latency, "study": study, "resume": resume}
     _check_outputs(None if dry_run else output, report or [], model, force)
-    _check_names(passes, target, backend)
-    _check_plan(passes, rest)
+    _check_names(passes, target, backend, deploy)
+    _check_plan(passes, rest, dry_run)
     common["inputs"] = options.arrays(inputs)
     rest["calibration"] = options.calibration(calibration, tokenizer, pixels)
     rest["metric"] = options.metric(metric)
@@ -75,7 +84,7 @@ def optimize(
         made.command = shlex.join(["tersor", *(context.obj or [])])
         if done is not None and output is not None:
             progress.stage("write", None)
-            _write(done, output, opset, force)
+            _write(done, output, opset, force, deploy)
         for path in report or []:
             write_report(made, path)
     _show(made, json, quiet)
@@ -108,34 +117,37 @@ def _check_outputs(output: Path | None, reports: list[Path], model: str, force: 
         check_report(path, force=force)
 
 
-def _check_names(passes: str | None, target: str, backend: str) -> None:
+def _check_names(passes: str | None, target: str, backend: str, deploy: str) -> None:
     """Typing errors are told at once, not after the model was captured."""
     from tersor.backend import find_backend
     from tersor.spec import parse
     from tersor.target import named
 
     named(target)
-    if backend != "auto":
-        find_backend(backend)
+    for name in (backend, deploy):
+        if name not in ("", "auto"):
+            find_backend(name)
     if passes is not None:
         parse(passes)
 
 
-def _check_plan(passes: str | None, rest: dict[str, Any]) -> None:
+def _check_plan(passes: str | None, rest: dict[str, Any], dry_run: bool) -> None:
     """What the planner is asked must make sense before the model is captured."""
     from tersor.planned import asked
 
-    asked(passes, rest["budget"], rest["latency"], rest["study"], rest["resume"], rest["seconds"])
+    wanted = asked(passes, rest["budget"], rest["latency"], rest["study"], rest["resume"], rest["seconds"])
+    if wanted is not None and dry_run:
+        raise UsageError("a plan needs trials, and --dry-run makes none", "give -o OUT, or passes")
 
 
-def _write(done: Any, output: Path, opset: int | None, force: bool) -> None:
+def _write(done: Any, output: Path, opset: int | None, force: bool, deploy: str) -> None:
     if output.suffix == _ONNX:
         done.to_onnx(output, opset)
         return
     from tersor.cli.replace import replacing
 
     with replacing(output, force=force) as folder:
-        done.save(folder)
+        done.save(folder, deploy or None)
 
 
 def _show(report: Report, json: bool, quiet: bool) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from tersor.search.candidates import Row
 from tersor.search.choose import best, usable
 from tersor.search.order import legal
-from tersor.search.trial import LOSSY, MEASURED, Choice, Selection, Trial
+from tersor.search.trial import IDLE, LOSSY, MEASURED, Choice, Selection, Trial
 
 GAIN = 0.02
 """A step that saves less than this share of the time is none."""
@@ -76,11 +76,11 @@ class Search:
 
     def _hopeless(self, choice: Choice, trial: Trial) -> str:
         """Why harsher settings of a pass need not be tried; empty where they must."""
-        if trial.status != LOSSY or trial.lost is None:
-            return ""
         milder = [self.trials.get((item,)) for row in self.rows for item in row if item.name == choice.name]
-        lossy = sum(item is not None and item.status == LOSSY for item in milder)
-        if trial.loss <= 2 * self.budget and lossy < 2:
+        alike = sum(item is not None and item.status == trial.status for item in milder)
+        if trial.status == IDLE and alike > 1:
+            return f"{IDLE}: neither has {choice.spec}"
+        if trial.status != LOSSY or trial.lost is None or (trial.loss <= 2 * self.budget and alike < 2):
             return ""
         return f"too lossy: {choice.spec} already loses {trial.lost:.2%} of the {self.budget:.2%} that may go"
 

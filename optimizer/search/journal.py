@@ -8,6 +8,7 @@ import os
 import socket
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -26,6 +27,9 @@ SILENT = 60.0
 
 AGAIN = " (again)"
 """Ends the name of a pipeline that is timed once more."""
+
+_CLAIMS: set[str] = set()
+"""What this process works on."""
 
 NOTHING = "-"
 """The value of a pass that is not part of a pipeline."""
@@ -131,21 +135,26 @@ class Journal:
         if "pipeline" not in trial.user_attrs:  # another worker was faster, and the sampler made one up
             self.study.tell(trial, state=TrialState.FAIL)
             return None
-        trial.set_user_attr("worker", _worker())
+        claim = uuid.uuid4().hex
+        _CLAIMS.add(claim)
+        trial.set_user_attr("worker", f"{socket.gethostname()} {os.getpid()} {claim}")
         trial.set_user_attr("alive", time.time())
         return trial
 
     def _tell(self, taken: Any, made: Trial | None) -> None:
+        from optuna.exceptions import UpdateFinishedTrialError
         from optuna.trial import TrialState
 
+        _CLAIMS.discard(str(taken.user_attrs.get("worker", "")).rpartition(" ")[2])
         if self.study is None:
             return
-        if made is not None:
-            taken.set_user_attr("result", json.dumps(asdict(made)))
-        if made is None or made.ratio is None or made.lost is None:
-            self.study.tell(taken, state=TrialState.FAIL, skip_if_finished=True)
-        else:
-            self.study.tell(taken, values=(made.ratio, made.lost), skip_if_finished=True)
+        with contextlib.suppress(UpdateFinishedTrialError):  # another worker took this one for dead
+            if made is not None:
+                taken.set_user_attr("result", json.dumps(asdict(made)))
+            if made is None or made.ratio is None or made.lost is None:
+                self.study.tell(taken, state=TrialState.FAIL, skip_if_finished=True)
+            else:
+                self.study.tell(taken, values=(made.ratio, made.lost), skip_if_finished=True)
 
     def _read(self) -> None:
         """Take in what is finished; of two trials of one pipeline the first counts."""
@@ -226,18 +235,15 @@ class Journal:
             )
 
 
-def _worker() -> str:
-    return f"{socket.gethostname()} {os.getpid()}"
-
-
 def _is_alive(attributes: dict[str, Any], started: Any) -> bool:
     """Whether the worker of a trial still works on it: its process, where that is on this machine, or its last sign."""
-    host, _, process = str(attributes.get("worker", "")).partition(" ")
+    host, _, rest = str(attributes.get("worker", "")).partition(" ")
+    process, _, claim = rest.partition(" ")
     if not process:  # taken a moment ago, or its worker was killed in that moment
         return started is not None and time.time() - started.timestamp() < BEAT
     if host == socket.gethostname():
         if int(process) == os.getpid():
-            return False
+            return claim in _CLAIMS
         try:
             os.kill(int(process), 0)
         except ProcessLookupError:
