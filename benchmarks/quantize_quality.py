@@ -15,14 +15,15 @@ import math
 import sys
 import time
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pool import resume
-from benchmarks.quantize_cases import FINE, TASKS, Task, arrays
-from benchmarks.quantize_tools import TOOLS, runner
+from benchmarks.quantize_cases import FINE, TASKS, WEIGHTS, Task, arrays
+from benchmarks.quantize_tools import TOOLS, WEIGHT_TOOLS, runner
 from benchmarks.results import read_rows, write
 
 ROWS, TIMES, FILES = Path("out/quantize_quality.jsonl"), Path("out/quantize_latency.jsonl"), Path("out/quantized")
@@ -34,8 +35,10 @@ Row = dict[str, Any]
 
 def cases(only: str) -> list[str]:
     """Every model with every contestant, those of a model together."""
-    every = [f"{task}{LINE}{tool}" for task in TASKS for tool in (FLOAT, *TOOLS)]
-    return [case for case in every if only in case]
+    every = [
+        f"{task}{LINE}{tool}" for task in TASKS for tool in (FLOAT, *TOOLS, *(WEIGHT_TOOLS if task in WEIGHTS else ()))
+    ]
+    return [case for case in every if any(part in case for part in only.split(";"))]
 
 
 def examine(case: str) -> Row:
@@ -43,10 +46,10 @@ def examine(case: str) -> Row:
     name, tool = case.split(LINE)
     try:
         task = _task(name)
-        started = time.perf_counter()
+        started = time.process_time()
         path = _place(name) / f"{_plain(tool)}.onnx"
-        made = task.file if tool == FLOAT else TOOLS[tool](task, path)
-        took = time.perf_counter() - started
+        made = task.file if tool == FLOAT else (TOOLS | WEIGHT_TOOLS)[tool](task, path)
+        took = time.process_time() - started
         scores = task.judge(runner(made))
     except Exception as error:
         lines = str(error).strip().splitlines() or [""]
@@ -119,14 +122,27 @@ def latencies(name: str, rows: dict[str, Row], seconds: float) -> Row:
 
 def summary(rows: dict[str, Row], times: dict[str, Row]) -> str:
     """Ours against the best of the others, and then everything."""
+    four = {name: _of(name, rows, WEIGHT_TOOLS) for name in WEIGHTS}
+    head = (
+        "| model | score | float | best of the others | its loss | ours | loss | goal | finer score | others' | ours |"
+    )
     lines = [
         "Eight-bit weights and activations from the same calibration data. *Loss* is that of the first score against "
         "the float model; *goal*: at most half of the best other contestant's, or below 0.2 points. Times are shares "
-        "of what the float model takes in ONNX Runtime, batch 1.",
+        "of what the float model takes in ONNX Runtime, batch 1; *seconds* are processor time for making the file.",
         "",
-        "| model | score | float | best of the others | its loss | ours | loss | goal | finer score | others' | ours |",
+        head,
         "|---|---|---|---|---|---|---|---|---|---|---|",
-        *(line for name in TASKS for line in _against(name, _of(name, rows))),
+        *(line for name in TASKS for line in _against(name, _of(name, rows, TOOLS))),
+        "",
+        "Four-bit weights in groups of 32, all linear layers, arithmetic in floating point. *Lost* is what is added to "
+        "the finer score; *share* that of plain rounding.",
+        "",
+        "| model | contestant | score | finer score | lost | share |",
+        "|---|---|---|---|---|---|",
+        *(line for name, made in four.items() for line in _four(name, made)),
+        "",
+        "Everything, eight bits and four:",
         "",
         "| model | contestant | scores | loss | weights in int8 | ONNX Runtime | OpenVINO | seconds | MB | why not |",
         "|---|---|---|---|---|---|---|---|---|---|",
@@ -135,10 +151,27 @@ def summary(rows: dict[str, Row], times: dict[str, Row]) -> str:
     return "\n".join(lines)
 
 
-def _of(name: str, rows: dict[str, Row]) -> dict[str, dict[str, float]]:
+def _of(name: str, rows: dict[str, Row], tools: Iterable[str]) -> dict[str, dict[str, float]]:
     """Scores by contestant that has some."""
-    found = {tool: rows.get(f"{name}{LINE}{tool}", {}).get("scores") for tool in (FLOAT, *TOOLS)}
+    found = {tool: rows.get(f"{name}{LINE}{tool}", {}).get("scores") for tool in (FLOAT, *tools)}
     return {tool: scores for tool, scores in found.items() if scores}
+
+
+def _four(name: str, made: dict[str, dict[str, float]]) -> list[str]:
+    """What each way to four bits adds to the finer score, against our plain rounding."""
+    plain = "Tersor, nearest"
+    if FLOAT not in made or plain not in made:
+        return []
+    score, fine = (next(key for key in made[FLOAT] if (key in FINE) == wanted) for wanted in (False, True))
+    base = made[plain][fine] - made[FLOAT][fine]
+    lines = []
+    for tool, scores in made.items():
+        lost = scores[fine] - made[FLOAT][fine]
+        share = "" if tool == FLOAT else f"{lost / base:.2f}"
+        lines.append(
+            f"| {name} | {tool} | {score} {scores[score]:.4f} | {fine} {scores[fine]:.4g} | {lost:.3g} | {share} |"
+        )
+    return lines
 
 
 def _against(name: str, made: dict[str, dict[str, float]]) -> list[str]:
@@ -164,7 +197,7 @@ def _against(name: str, made: dict[str, dict[str, float]]) -> list[str]:
 def _everything(name: str, rows: dict[str, Row], ratios: dict[str, float]) -> list[str]:
     lines = []
     right = rows.get(f"{name}{LINE}{FLOAT}", {}).get("scores", {})
-    for tool in (FLOAT, *TOOLS):
+    for tool in (FLOAT, *TOOLS, *WEIGHT_TOOLS):
         row = rows.get(f"{name}{LINE}{tool}")
         if row is None:
             continue
@@ -184,7 +217,9 @@ def _everything(name: str, rows: dict[str, Row], ratios: dict[str, float]) -> li
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--only", default="", help="models and contestants with this text in 'model | contestant'")
+    parser.add_argument(
+        "--only", default="", help="only rows with this text in 'model | contestant', or one of several, by ;"
+    )
     parser.add_argument("--again", action="store_true", help="make rows that are there once more")
     parser.add_argument("--rows", type=Path, default=ROWS)
     parser.add_argument("--times", type=Path, default=TIMES)
@@ -201,7 +236,7 @@ def main() -> int:
         if options.again:
             _append(options.rows, known)
     rows = read_rows(options.rows)
-    for name in [name for name in TASKS if options.latency and options.only in name]:
+    for name in [name for name in TASKS if options.latency and any(part in name for part in options.only.split(";"))]:
         with options.times.open("a", encoding="utf-8") as file:
             file.write(json.dumps(latencies(name, rows, options.latency)) + "\n")
     text = summary(rows, read_rows(options.times))

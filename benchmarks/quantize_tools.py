@@ -109,6 +109,20 @@ def nncf_onnx(task: Task, path: Path) -> Path:
     return path
 
 
+def nncf_weights(task: Task, path: Path, **options: Any) -> Path:
+    """NNCF's four-bit weights in groups of 32, as OpenVINO reads them."""
+    import nncf
+    import openvino as ov
+
+    made = nncf.compress_weights(
+        ov.Core().read_model(str(task.file)), mode=nncf.CompressWeightsMode.INT4_SYM, group_size=32, ratio=1.0,
+        all_layers=True, dataset=nncf.Dataset(_feeds(task)) if options else None, **options,
+    )  # fmt: skip
+    path = path.with_suffix(".xml")
+    ov.save_model(made, str(path), compress_to_fp16=False)
+    return path
+
+
 def _told(task: Task) -> dict[str, Any]:
     import nncf
 
@@ -180,3 +194,16 @@ TOOLS: dict[str, Tool] = {
     "torchao dynamic": torchao,
     **{name: partial(ours, recipe=recipe) for name, recipe in RECIPES.items()},
 }
+
+WEIGHT_RECIPES = {
+    "Tersor, nearest": "quantize-weights{method=nearest}",
+    "Tersor, GPTQ": "quantize-weights{method=gptq}",
+    "Tersor, AWQ": "quantize-weights{method=awq}",
+}
+WEIGHT_TOOLS: dict[str, Tool] = {
+    "NNCF, nearest": nncf_weights,
+    "NNCF, GPTQ": partial(nncf_weights, gptq=True),
+    "NNCF, AWQ": partial(nncf_weights, awq=True),
+    **{name: partial(ours, recipe=recipe) for name, recipe in WEIGHT_RECIPES.items()},
+}
+"""The same for four-bit weights in groups of 32 and arithmetic in floating point."""

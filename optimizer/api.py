@@ -27,6 +27,7 @@ from tersor.planned import asked, planned_passes
 from tersor.progress import Console, Progress, Silent
 from tersor.provenance import describe_source, environment, fingerprint, reproduce
 from tersor.quality import Data, Metric, Quality
+from tersor.quant.seen import smallest
 from tersor.repair import METHODS, repairer
 from tersor.report.model import QualityRecord, Report
 from tersor.search.order import check
@@ -34,7 +35,7 @@ from tersor.search.plan import Settings
 from tersor.target import Target, named
 
 CHECKED = 4
-"""So many calibration inputs are also run by every check of an exact pass."""
+"""So many calibration inputs, the smallest, are also run by every check of an exact pass."""
 
 
 @dataclass
@@ -109,7 +110,7 @@ def optimize(
             given lets the planner choose others too.
         calibration: further, unlabelled example inputs, or files and folders of them, see `tersor.calibration_data`.
             Lossy passes take their statistics from three quarters of
-            them and are judged on the rest; the first few are also checked by every exact pass.
+            them and are judged on the rest; the smallest few are also checked by every exact pass.
         metric: called with a model that has the original's signature, returns a number, higher is better; None judges
             lossy passes by how closely the outputs follow the original's.
         budget: share of the metric that lossy passes may lose in total, 0 to 1. With 0 none that loses is kept.
@@ -204,7 +205,7 @@ def _rewrite(original: Any, request: Request, report: Report) -> tuple[Reference
     with request.stage("reference"):
         extra = calibration_inputs(original, request.calibration)
         own = [] if original.given is None else [original.given]
-        reference = Reference.of(original, own + extra[:CHECKED])
+        reference = Reference.of(original, own + smallest(extra, CHECKED))
         lossy = _lossy(original, extra, request, report)
     passes = request.passes
     if request.search is not None and lossy is not None:

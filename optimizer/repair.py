@@ -29,10 +29,13 @@ def repairer(method: str, progress: Progress, seed: int, seconds: float = 60.0) 
 
     def repair(before: Program, damaged: Program, context: Context) -> tuple[Program, list[SiteRecord]]:
         correspondence = recover.Correspondence(tuple(context.cuts))
-        # Rounding harms every layer a little, and few inputs show how; a cut needs all that there are.
-        inputs = context.calibration if context.precision is None else smallest(context.calibration, ROUNDED)
+        inputs, chosen = context.calibration, steps
+        if context.precision is not None:
+            # Rounding harms every layer a little: a few inputs show what its mean is, and weights would fit to noise.
+            inputs = smallest(context.calibration, ROUNDED)
+            chosen = tuple("bias" if step == "least-squares" else step for step in steps)
         done = recover.recover(
-            before, damaged, correspondence, inputs, steps, progress=progress, seed=seed, seconds=seconds
+            before, damaged, correspondence, inputs, chosen, progress=progress, seed=seed, seconds=seconds
         )
         told = [
             SiteRecord(

@@ -13,6 +13,7 @@ from tersor.context import Context
 from tersor.factor.options import whole
 from tersor.passes._weights import share_weight_nodes, shared_with
 from tersor.program import Program
+from tersor.quant.absorb import absorb, absorber, multiply
 from tersor.quant.grid import grid
 from tersor.quant.smooth import Moments, Seen, Smoothing, smooth
 from tersor.rewrite_arguments import set_constant
@@ -23,18 +24,19 @@ NORMS = ("layer_norm", "rms_norm")
 
 @dataclass(frozen=True)
 class Smooth:
-    """Divide channels of a normalisation's result by what the weights of the layers behind it are multiplied with.
+    """Divide channels of what linear layers read by what their weights are multiplied with.
 
-    A few channels of a transformer's activations are often a hundred times larger than the others, and one scale for
-    all then leaves nothing for these (Xiao et al., arXiv:2211.10438). Channels may also be shifted to lie around zero,
-    which the biases of the layers take back, so that one zero point serves all (RepQuant, arXiv:2402.05628). The
-    results stay the same. Share, factors and shifts come from calibration data: what lowers the predicted error of
-    eight-bit layers.
+    The normalisation before them takes in the factors, or the layer before, also through a rectifier or a product such
+    as that of a gated feed-forward part; no node is added. A few channels of a transformer's activations are often a
+    hundred times larger than the others, and one scale for all then leaves nothing for these (Xiao et al.,
+    arXiv:2211.10438). Channels may also be shifted to lie around zero, which the biases of the layers take back, so
+    that one zero point serves all (RepQuant, arXiv:2402.05628). The results stay the same. Share, factors and shifts
+    come from calibration data: what lowers the predicted error of eight-bit layers.
 
     Attributes:
-        alpha: how much goes to the weights, 0 to 1; None searches for each normalisation.
+        alpha: how much goes to the weights, 0 to 1; None searches for each.
         weights, activations: the formats that the layers are to be quantized to.
-        least: share of the predicted error that must go, else a normalisation stays as it is.
+        least: share of the predicted error that must go, else the channels stay as they are.
         shift: move channels too, behind layer norms, where that is predicted to gain; layers without a bias get one. It
             counts with the whole range of activations, and gains little where `quantize` clips ranges ("mse").
     """
@@ -62,6 +64,7 @@ class Smooth:
                 context.skip(node, reason)
             else:
                 found.append(node)
+        found += _behind_layers(program)
         if not found:
             return
         seen = {node.name: Seen() for node in found}
@@ -85,6 +88,18 @@ class Smooth:
                       alpha=self.alpha, shift=shift)  # fmt: skip
 
 
+def _behind_layers(program: Program) -> list[fx.Node]:
+    """What linear layers read that no normalisation gives, where a layer before can take in factors of its channels."""
+    sources = dict.fromkeys(arguments(node)["input"] for node in program.nodes if key(node) == "linear")
+    return [
+        node
+        for node in sources
+        if key(node) not in NORMS
+        and not any(_cannot_multiply(program, node, user) for user in node.users)
+        and isinstance(absorber(program, node, list(node.users)), fx.Node)
+    ]
+
+
 def _moved(made: Smoothing) -> str:
     return "" if made.shift is None else f", with shifts of up to {float(made.shift.abs().max()):.2g}"
 
@@ -98,16 +113,27 @@ def _objection(program: Program, node: fx.Node) -> str:
         return "its weight or bias is computed in the graph"
     if not node.users:
         return "nothing reads it"
-    for user in node.users:
-        read = arguments(user) if key(user) == "linear" else {}
-        if program.weight(read.get("weight")) is None or read["input"] is not node:
-            return f"{user.name} reads it and is no layer that could take the factors"
-        if shared_with(program, read["weight"], user) is not None:
-            return f"the weight of {user.name} is read by others too"
+    return next(filter(None, (_cannot_multiply(program, node, user) for user in node.users)), "")
+
+
+def _cannot_multiply(program: Program, node: fx.Node, user: fx.Node) -> str:
+    """Why a reader's weight cannot take factors of what it reads; empty where it can."""
+    read = arguments(user) if key(user) == "linear" else {}
+    if program.weight(read.get("weight")) is None or read["input"] is not node:
+        return f"{user.name} reads it and is no layer that could take the factors"
+    if shared_with(program, read["weight"], user) is not None:
+        return f"the weight of {user.name} is read by others too"
     return ""
 
 
 def _apply(program: Program, node: fx.Node, made: Smoothing) -> None:
+    if key(node) not in NORMS:
+        before = absorber(program, node, list(node.users))
+        assert isinstance(before, fx.Node)
+        absorb(program, before, made.scale)
+        for user in node.users:
+            multiply(program, user, made.scale)
+        return
     given, scale = arguments(node), made.scale
     weight, bias = program.weight(given["weight"]), program.weight(given.get("bias"))
     _set(program, node, "weight", (torch.ones_like(scale) if weight is None else weight.double()) / scale)

@@ -116,6 +116,10 @@ def refitted(found: Fit, rows: Rows, biased: bool = True, support: Tensor | None
 
 def _error(rows: Rows, update: Tensor, shift: Tensor) -> Tensor:
     total = rows.residual.new_zeros(rows.residual.shape[1], dtype=torch.float64)
+    if not bool(update.any()):
+        for part in rows.residual.split(_CHUNK):
+            total += (part.double() - shift).square().sum((0, 2))
+        return total
     for x, r in rows.chunks():
         total += (r - x @ update - shift[:, None, :]).square().sum((1, 2))
     return total

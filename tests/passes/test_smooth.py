@@ -105,3 +105,38 @@ def test_options_out_of_range_are_refused(text: str) -> None:
 
 def test_it_prints_back() -> None:
     assert render(parse("smooth{alpha=0.5}")) == "smooth{alpha=0.5}"
+
+
+class Gated(nn.Module):
+    """A gated feed-forward part, whose product has a few large channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.gate, self.up, self.down = nn.Linear(32, 64), nn.Linear(32, 64, bias=False), nn.Linear(64, 32)
+        with torch.no_grad():
+            self.up.weight[::20] *= 80
+            self.down.weight[:, ::20] /= 80
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
+
+
+def test_the_layer_before_takes_in_factors_through_a_product() -> None:
+    x = torch.randn(16, 10, 32, generator=torch.Generator().manual_seed(1))
+    program = captured(Gated(), x)
+    made, context = smoothed(program, x)
+    assert [site.node.split("_")[0] for site in context.taken] == ["mul"]
+    assert distance(made, program, (x,)) < 1e-5
+    before, after = (distance(quantized(item, x), program, (x,)) for item in (program, made))
+    assert after < 0.5 * before
+
+
+def test_what_others_read_too_gets_no_factors() -> None:
+    class Shared(Gated):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            inner = nn.functional.silu(self.gate(x)) * self.up(x)
+            return self.down(inner) + inner.mean()
+
+    x = torch.randn(4, 10, 32)
+    assert smoothed(captured(Shared(), x), x)[1].taken == []
