@@ -103,7 +103,7 @@ class Kept(Protocol):
 def logger(trt: Trt) -> ILogger:
     """A logger that keeps errors, see `Kept`, for the exceptions that follow from them."""
 
-    class Keeping(trt.ILogger):  # type: ignore[misc,name-defined]
+    class Keeping(trt.ILogger):
         def __init__(self) -> None:
             trt.ILogger.__init__(self)
             self.messages: list[str] = []

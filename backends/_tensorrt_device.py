@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 
 import torch
@@ -14,7 +14,7 @@ class Device(Protocol):
 
     device: torch.device
 
-    def stream(self) -> Iterator[int]:
+    def stream(self) -> AbstractContextManager[int]:
         """A context in which work may be queued, with the handle of its stream."""
 
     def capture(self, run: Callable[[int], None]) -> Callable[[], None]:

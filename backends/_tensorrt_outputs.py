@@ -12,7 +12,7 @@ from tersor.backends._tensorrt_api import Trt
 def allocator(trt: Trt, device: torch.device) -> Any:
     """An object that TensorRT asks for memory and tells the final shape; `taken` gives the tensor."""
 
-    class Allocator(trt.IOutputAllocator):  # type: ignore[misc,name-defined]
+    class Allocator(trt.IOutputAllocator):
         def __init__(self) -> None:
             trt.IOutputAllocator.__init__(self)
             self.memory = torch.empty(0, dtype=torch.uint8, device=device)

@@ -92,7 +92,7 @@ def _attention(node: ir.Node) -> Refusal | None:
     if any(_used(node, place) for place in (1, 2, 3)):
         return "Attention gives present keys or scores", remedy
     soft = node.attributes.get("softcap")
-    if soft is not None and float(soft.value) != 0:  # type: ignore[arg-type]
+    if soft is not None and float(soft.value) != 0:
         return "Attention has a soft cap", "export it at opset 22 or lower, as products and softmax"
     return None
 

@@ -30,7 +30,7 @@ def layer_times(engine: Engine, inputs: Sequence[torch.Tensor], runs: int = RUNS
 
 
 def _profiler(trt: Trt) -> Any:
-    class Totals(trt.IProfiler):  # type: ignore[misc,name-defined]
+    class Totals(trt.IProfiler):
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
             self.totals: dict[str, float] = {}

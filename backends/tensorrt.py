@@ -29,7 +29,7 @@ from tersor.backends._tensorrt_refit import refit
 from tersor.backends._tensorrt_script import build_script, run_script
 from tersor.backends._tensorrt_sparse import sparse_layers
 from tersor.backends._tensorrt_times import layer_times
-from tersor.errors import BackendError
+from tersor.errors import BackendError, OutputError
 from tersor.export import write_model
 from tersor.interface import Flat
 from tersor.program import Program
@@ -160,8 +160,12 @@ def _asked(trt: api.Trt, model: ir.Model) -> list[Noted]:
 
 def _write(path: Path, content: bytes) -> Path:
     temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_bytes(content)
-    temporary.replace(path)
+    try:
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise OutputError(f"'{path}' cannot be written: {error.strerror}", "free some space") from error
     return path
 
 

@@ -1,6 +1,6 @@
 """Which architectures TensorRT would take: its ONNX file passes onnx.checker, and lint finds nothing that it rejects.
 
-Run: python benchmarks/tensorrt_lint.py [--family zoo|hf|timm|torchvision] [--only TEXT] [--rows FILE] [--write]
+Run: python benchmarks/tensorrt_lint.py [--family zoo|hf|timm|torchvision] [--only TEXT] [--most N] [--rows F] [--write]
 Neither TensorRT nor a GPU is needed. Rows are appended to ``--rows`` as they come, and models that stand there already
 are not run again. ``--write`` updates docs/results/tensorrt_lint.md.
 """
@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.coverage import FAMILIES, _smaller, models
 from benchmarks.pool import arguments, resume
-from benchmarks.results import read_rows, write
+from benchmarks.results import FOLDER, read_rows, write
 
 TARGET = "h100"
 TIMEOUT = 900
@@ -52,9 +52,23 @@ def examine(name: str) -> dict[str, Any]:
     return row
 
 
+def quick_first(names: list[str]) -> list[str]:
+    """Those with few nodes first, by docs/results/coverage.md; what is not there comes last."""
+    nodes: dict[str, int] = {}
+    for line in (FOLDER / "coverage.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.split("|")]
+        if len(cells) > 4 and cells[3].isdecimal():
+            nodes[cells[1]] = int(cells[3])
+    return sorted(names, key=lambda name: nodes.get(name, 10**9))
+
+
 def main() -> int:
-    options = arguments(__doc__, FAMILIES, "out/tensorrt_lint.jsonl", workers=1).parse_args()
-    todo = [name for family in options.family or FAMILIES for name in models(family) if options.only in name]
+    parser = arguments(__doc__, FAMILIES, "out/tensorrt_lint.jsonl", workers=1)
+    parser.add_argument("--most", type=int, default=10**6, help="models of each family, those with few nodes first")
+    options = parser.parse_args()
+    families = {family: models(family) for family in options.family or FAMILIES}
+    chosen = [quick_first([name for name in names if options.only in name]) for names in families.values()]
+    todo = [name for names in chosen for name in names[: options.most]]
     if not options.table:
         resume(
             todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT,

@@ -66,16 +66,20 @@ def staged(path: Path) -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def saver_for(backend: Backend) -> Backend:
+    """What writes the folder for a program that a backend runs, where the user names no other."""
+    return backend if backend.name in SAVERS else find_backend("onnxruntime")
+
+
 def write_folder(folder: Path, program: Program, backend: Backend, report: Report) -> Path:
     """Model, example and report in one folder, written whole or not at all."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise OutputError(f"{str(folder)!r} exists and is not an empty folder", "choose another folder")
     if not folder.parent.is_dir():
         raise OutputError(f"folder {str(folder.parent)!r} does not exist", "create it first")
-    saver = backend if backend.name in SAVERS else find_backend("onnxruntime")
     made = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        saver.save(program, made)
+        backend.save(program, made)
         (made / "report.json").write_text(report.json(), encoding="utf-8")
         report.html(made / "report.html")
         if folder.exists():

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tersor.backend import Backend, Compiled
+from tersor.backend import Backend, Compiled, find_backend
 from tersor.errors import ExportError
 from tersor.interface import Interface
 from tersor.program import Program
@@ -55,13 +55,15 @@ class Optimized:
         """Write an ONNX file, checked by running it against the original; raises ExportError or OutputError."""
         return self.writer(Path(path), opset)
 
-    def save(self, folder: str | Path) -> Path:
+    def save(self, folder: str | Path, backend: str | None = None) -> Path:
         """Write a folder that runs without Tersor: the model, a five-line example, and the report.
 
+        ``backend`` names what it is to run on, which need not be installed here; None is what runs it now.
         Raises OutputError where the folder cannot be written.
         """
-        from tersor.artefact import write_folder
+        from tersor.artefact import saver_for, write_folder
 
         if self.program is None or self.backend is None:
             raise ExportError("the file was kept as it is", "copy the original, or use to_onnx")
-        return write_folder(Path(folder), self.program, self.backend, self.report)
+        saver = saver_for(self.backend) if backend is None else find_backend(backend)
+        return write_folder(Path(folder), self.program, saver, self.report)

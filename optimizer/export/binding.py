@@ -22,8 +22,8 @@ def run_bound(
     binding = session.io_binding()
     for name, value in zip(input_names, held, strict=True):
         element = int(ir.tensor_adapters.from_torch_dtype(value.dtype))
-        place = value.device.index or 0
-        binding.bind_input(name, value.device.type, place, element, list(value.shape), value.data_ptr())
+        index = value.device.index or 0
+        binding.bind_input(name, value.device.type, index, element, list(value.shape), value.data_ptr())
     for name in output_names:
         binding.bind_output(name, device)
     session.run_with_iobinding(binding)

@@ -192,6 +192,16 @@ def test_the_command(lint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert lint(path, "--backend", "onnxruntime", "--target", "cpu")[0] == 0
 
 
+def test_optimize_writes_a_folder_for_a_runtime_that_is_not_here(absent: None, tmp_path: Path) -> None:
+    path, out = written(tmp_path / "m.onnx", "Relu"), tmp_path / "out"
+    common = ["optimize", str(path), "-o", str(out), "--passes", "canonicalize", "--backend", "eager", "--seconds", "0"]
+    assert main([*common, "--quiet", "--deploy", "tensorr"]) == 2
+    assert main([*common, "--quiet", "--deploy", "tensorrt{shapes=batch:1:2:4}"]) == 0
+    made = {file.name for file in out.iterdir()}
+    assert made == {"build.py", "commands.sh", "model.onnx", "report.html", "report.json", "run.py"}
+    assert "--maxShapes=x:4x4" in (out / "commands.sh").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
