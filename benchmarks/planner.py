@@ -132,17 +132,17 @@ def uniform(name: str, wanted: float, chosen: Any) -> dict[str, Any]:
 
 def budget_table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
-        "A plan within 1 % of the metric (`tersor optimize MODEL --budget 1%`). Seconds are of the whole command and "
-        "of the search alone, whatever else the machine did. The time is that of the plan relative to the original's, "
-        "with its 95 % interval.",
+        "A plan within 1 % of the metric (`tersor optimize MODEL --budget 1%`). Seconds are of all trials, and of "
+        "everything else that the command does, whatever else the machine did. The time is that of the plan relative to "
+        "the original's, with its 95 % interval.",
         "",
-        "| model | seconds | search | trials | plan | time | metric before | after |",
+        "| model | trials | their seconds | other seconds | plan | time | metric before | after |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for name, row in rows.items():
         before, after = row["quality"]
         lines.append(
-            f"| {name} | {row['seconds']:.0f} | {row['plan_seconds']:.0f} | {row['trials']} "
+            f"| {name} | {row['trials']} | {row['trial_seconds']:.0f} | {row['seconds'] - row['plan_seconds']:.0f} "
             f"| `{row['chosen'] or 'exact'}` | {row['ratio']:.3f} ({row['low']:.3f}-{row['high']:.3f}) "
             f"| {before:.4f} | {after:.4f} |"
         )

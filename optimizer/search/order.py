@@ -36,7 +36,7 @@ STAGES = (
     ),
     Stage(
         "tokens",
-        ("drop-visual-tokens", "merge-tokens", "prune-tokens"),
+        ("skip-windows", "drop-visual-tokens", "freeze-visual-tokens", "merge-tokens", "prune-tokens"),
         "scores of tokens are taken from whole layers, before these are cut",
     ),
     Stage(
