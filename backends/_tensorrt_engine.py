@@ -92,6 +92,13 @@ class Engine:
                 made = self.run(self.context(values), values)
         return tuple(value.to(back) for value in made)
 
+    def forget(self) -> None:
+        """Drop contexts and recorded graphs, which may hold what the weights were."""
+        with self._lock:
+            self.device.wait()
+            self._contexts.clear()
+            self._graphs = Graphs(self) if self._graphs is not None else None
+
     def placed(self, inputs: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         """The inputs where the engine reads them, contiguous and of its dtypes."""
         if len(inputs) != len(self.inputs):

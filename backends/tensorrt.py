@@ -63,6 +63,7 @@ class CompiledEngine:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "model.onnx"
             write_model(to_tensorrt_model(program, self._version), path)
+            self.engine.forget()
             refit(self.engine.trt, self.engine.kept, self.engine.engine, path)
 
 
