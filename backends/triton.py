@@ -68,9 +68,7 @@ class Triton:
         fixed = not program.dimensions
         try:
             module = _module(made, "cuda")
-            compiled = torch.compile(
-                module, dynamic=not fixed, fullgraph=True, options={"triton.cudagraphs": fixed, "shape_padding": True}
-            )
+            compiled = torch.compile(module, dynamic=not fixed, fullgraph=True, options={"triton.cudagraphs": fixed})
             call = _moving(compiled, copied=fixed)
             call(*program.inputs)
         except BackendError:

@@ -29,6 +29,7 @@ from tersor.kernels.language import (
     run,
     static,
     tl,
+    wrap_triton,
 )
 from tersor.kernels.tile import Table, Tile, chosen, tile
 
@@ -39,17 +40,17 @@ WIDEST = 256
 CHANNELS: Table = {
     at: [
         (64, tile(4, 1, BLOCK_TOKENS=16, BLOCK_VALUE=64)),
-        (128, tile(4, 1, BLOCK_TOKENS=16, BLOCK_VALUE=32)),
-        (WIDEST, tile(8, 1, BLOCK_TOKENS=16, BLOCK_VALUE=32)),
+        (128, tile(8, 1, BLOCK_TOKENS=16, BLOCK_VALUE=32)),
+        (WIDEST, tile(8, 1, BLOCK_TOKENS=16, BLOCK_VALUE=16)),
     ]
     for at in (80, 90)
 }
 """By size of keys, for a gate for each channel."""
 HEADS: Table = {
     at: [
-        (64, tile(4, 2, BLOCK_TOKENS=64, BLOCK_VALUE=64)),
-        (128, tile(8, 2, BLOCK_TOKENS=64, BLOCK_VALUE=64)),
-        (WIDEST, tile(8, 1, BLOCK_TOKENS=32, BLOCK_VALUE=32)),
+        (64, tile(8, 1, BLOCK_TOKENS=32, BLOCK_VALUE=64)),
+        (128, tile(8, 1, BLOCK_TOKENS=32, BLOCK_VALUE=32)),
+        (WIDEST, tile(8, 1, BLOCK_TOKENS=16, BLOCK_VALUE=32)),
     ]
     for at in (80, 90)
 }
@@ -157,12 +158,14 @@ def kernel(  # type: ignore[no-untyped-def]
     Products are in TF32, or in float32 where EXACT.
     """
     precision: tl.constexpr = "ieee" if EXACT else "tf32"
-    batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
+    count = tl.cdiv(values, BLOCK_VALUE)
+    own = (tl.program_id(0) // count).to(tl.int64)
+    batch, head = own // heads, own % heads
     channel, place = tl.arange(0, BLOCK_KEY), tl.arange(0, BLOCK_TOKENS)
-    column = tl.program_id(0) * BLOCK_VALUE + tl.arange(0, BLOCK_VALUE)
+    column = tl.program_id(0) % count * BLOCK_VALUE + tl.arange(0, BLOCK_VALUE)
     q_at, k_at = q + batch * qb + head * qh, k + batch * kb + head * kh
     v_at, gate_at = v + batch * vb + head * vh + column, gate + batch * gb + head * gh
-    state_at = tl.program_id(1).to(tl.int64) * keys * values + channel[:, None] * values + column[None, :]
+    state_at = own * keys * values + channel[:, None] * values + column[None, :]
     held = (channel[:, None] < keys) & (column[None, :] < values)
     memory = tl.zeros([BLOCK_KEY, BLOCK_VALUE], tl.float32)
     if STATE:
@@ -196,7 +199,7 @@ def kernel(  # type: ignore[no-untyped-def]
             key *= tl.exp(tl.minimum(whole - decay, 0.0))[:, None]
             memory *= tl.exp(whole)
         memory = tl.dot(tl.trans(key), value, memory, input_precision=precision)
-        made_at = made + (tl.program_id(1) * tokens.to(tl.int64) + token[:, None]) * values + column[None, :]
+        made_at = made + (own * tokens + token[:, None]) * values + column[None, :]
         tl.store(made_at, out.to(made.dtype.element_ty), mask=there)
     tl.store(memory_after + state_at, memory, mask=held)
 
@@ -231,7 +234,8 @@ def launch(
     }  # fmt: skip
 
     def go(cut: Tile) -> None:
-        run(kernel, (blocks(v.shape[-1], cut.blocks["BLOCK_VALUE"]), batch * heads), cut, *operands, **constants)
+        grid = (blocks(v.shape[-1], cut.blocks["BLOCK_VALUE"]) * batch * heads,)
+        run(wrap_triton(kernel), grid, cut, *operands, **constants)
 
     at, table = capability(q), CHANNELS if gate.dim() == 4 else HEADS
     key = (NAME, at, q.dtype, static(tokens), size, v.shape[-1], gate.dim())
@@ -259,7 +263,8 @@ def variants(at: int) -> Iterator[Variant]:
     """What it is compiled for ahead of time."""
     for size, dtype, channels in (
         (64, torch.bfloat16, True), (128, torch.bfloat16, True), (64, torch.bfloat16, False),
-        (128, torch.bfloat16, False), (256, torch.float16, False), (64, torch.float32, True),
+        (128, torch.bfloat16, False), (256, torch.float16, False), (256, torch.float16, True),
+        (64, torch.float32, True),
     ):  # fmt: skip
         text = f"keys and values of {size}, {str(dtype).removeprefix('torch.')}, gates of "
         text += "channels" if channels else "heads"

@@ -25,6 +25,7 @@ from tersor.kernels.language import (
     run,
     static,
     tl,
+    wrap_triton,
 )
 from tersor.kernels.tile import Table, Tile, chosen, tile
 
@@ -106,7 +107,7 @@ def launch(gate: Tensor, up: Tensor, activation: str = "silu", cut: Tile | None 
 
     def go(cut: Tile) -> None:
         grid = (blocks(rows, cut.blocks["BLOCK_ROWS"]), blocks(channels, cut.blocks["BLOCK_CHANNELS"]))
-        run(kernel, grid, cut, *operands, ACTIVATION=number(activation))
+        run(wrap_triton(kernel), grid, cut, *operands, ACTIVATION=number(activation))
 
     key = (NAME, at, gate.dtype, static(rows), channels, activation)
     go(cut or best(key, chosen(TILES, at, channels), [item for _, item in TILES[at]], go))

@@ -26,6 +26,7 @@ from tersor.kernels.language import (
     run,
     static,
     tl,
+    wrap_triton,
 )
 from tersor.kernels.tile import Table, Tile, chosen, tile
 
@@ -204,7 +205,7 @@ def launch(
         cut = fitted(cut, group)
         grid = (blocks(rows, cut.blocks["BLOCK_ROWS"]), blocks(outputs, cut.blocks["BLOCK_OUT"]))
         constants = _constants(inputs, group, zero is not None, bias is not None, exact, cut)
-        run(kernel, grid, cut, *operands, **constants)
+        run(wrap_triton(kernel), grid, cut, *operands, **constants)
 
     key = (NAME, at, x.dtype, static(rows), inputs, outputs, group)
     go(cut or best(key, chosen(TILES, at, static(rows)), [item for _, item in TILES[at]], go))

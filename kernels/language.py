@@ -38,16 +38,22 @@ def compiles(kernel: Any) -> bool:
     return triton is not None and isinstance(kernel, triton.JITFunction)
 
 
-def run(kernel: Any, grid: Sequence[Any], tile: Tile, *operands: Any, **constants: Any) -> None:
-    """Launch a kernel so that tracers of PyTorch see it, and packages made by AOTInductor hold it.
+def wrap_triton(kernel: Any) -> Any:
+    """A kernel in the form that tracers of PyTorch see; as it is under the interpreter.
+
+    PyTorch finds the kernels of an operator by a call of this name in its source.
 
     Raises:
         UsageError: there is no Triton.
     """
     if triton is None:
         raise UsageError("kernels on a GPU need Triton, which is not installed", "pip install triton")
-    launcher = torch.library.wrap_triton(kernel) if compiles(kernel) else kernel
-    launcher[tuple(grid)](*operands, **constants, **tile.blocks, num_warps=tile.warps, num_stages=tile.stages)
+    return torch.library.wrap_triton(kernel) if compiles(kernel) else kernel
+
+
+def run(kernel: Any, grid: Sequence[Any], tile: Tile, *operands: Any, **constants: Any) -> None:
+    """Launch a wrapped kernel; packages made by AOTInductor then hold it."""
+    kernel[tuple(grid)](*operands, **constants, **tile.blocks, num_warps=tile.warps, num_stages=tile.stages)
 
 
 def capability(value: Tensor) -> int:

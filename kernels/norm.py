@@ -26,6 +26,7 @@ from tersor.kernels.language import (
     run,
     static,
     tl,
+    wrap_triton,
 )
 from tersor.kernels.tile import Table, Tile, chosen, tile
 
@@ -165,7 +166,7 @@ def launch(
     }  # fmt: skip
 
     def go(cut: Tile) -> None:
-        run(kernel, (blocks(rows, cut.blocks["BLOCK_ROWS"]),), cut, *operands, **constants)
+        run(wrap_triton(kernel), (blocks(rows, cut.blocks["BLOCK_ROWS"]),), cut, *operands, **constants)
 
     key = (NAME, at, x.dtype, static(rows), channels, residual is None, rms, quantize)
     go(cut or best(key, chosen(TILES, at, channels), _candidates(at, channels), go))

@@ -26,6 +26,7 @@ from tersor.kernels.language import (
     run,
     static,
     tl,
+    wrap_triton,
 )
 from tersor.kernels.tile import Table, Tile, chosen, tile
 
@@ -97,8 +98,10 @@ def kernel(  # type: ignore[no-untyped-def]
     NEIGHBOURS: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_PAIRS: tl.constexpr, BLOCK_REST: tl.constexpr,
 ):  # fmt: skip
     """A block of tokens of one head; cos and sin contiguous but for their batch, and numbers of a head side by side."""
-    batch, head = (tl.program_id(1) // heads).to(tl.int64), (tl.program_id(1) % heads).to(tl.int64)
-    token, pair = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_PAIRS)
+    count = tl.cdiv(tokens, BLOCK_ROWS)
+    own = tl.program_id(0) // count
+    batch, head = (own // heads).to(tl.int64), (own % heads).to(tl.int64)
+    token, pair = tl.program_id(0) % count * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_PAIRS)
     inside = (token[:, None] < tokens) & (pair[None, :] < pairs)
     angle = batch * cos_batch + token[:, None].to(tl.int64) * pairs + pair[None, :]
     c = tl.load(cos + angle, mask=inside, other=0.0).to(tl.float32)
@@ -133,7 +136,8 @@ def launch(x: Tensor, cos: Tensor, sin: Tensor, neighbours: bool = False, cut: T
     constants = _constants(size, pairs, neighbours)
 
     def go(cut: Tile) -> None:
-        run(kernel, (blocks(tokens, cut.blocks["BLOCK_ROWS"]), batch * heads), cut, *operands, **constants)
+        grid = (blocks(tokens, cut.blocks["BLOCK_ROWS"]) * batch * heads,)
+        run(wrap_triton(kernel), grid, cut, *operands, **constants)
 
     key = (NAME, at, x.dtype, static(tokens), size, pairs, neighbours)
     go(cut or best(key, chosen(TILES, at, size), [item for _, item in TILES[at]], go))

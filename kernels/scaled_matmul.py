@@ -17,7 +17,19 @@ from tersor.errors import UsageError
 from tersor.kernels.activations import activate, activated, number
 from tersor.kernels.ahead_of_time import Operand, Variant
 from tersor.kernels.autotune import best
-from tersor.kernels.language import FLOATS, blocks, capability, check_shape, empty, jit, on_gpu, run, static, tl
+from tersor.kernels.language import (
+    FLOATS,
+    blocks,
+    capability,
+    check_shape,
+    empty,
+    jit,
+    on_gpu,
+    run,
+    static,
+    tl,
+    wrap_triton,
+)
 from tersor.kernels.tile import Table, Tile, chosen, tile
 
 NAME = "tersor::scaled_matmul"
@@ -190,13 +202,13 @@ def launch(
     given = (item if item is None else item.contiguous() for item in (x_scale, weight_scale, bias, zero, sums))
     operands = (left, right, *given, made, rows, inputs, outputs)
     constants = {
-        "FORMAT": kind, "DECODE": bool(kind) and decode, "PER_ROW": x_scale.numel() != 1, "BIAS": bias is not None,
-        "ZERO": zero is not None, "ACTIVATION": number(activation),
+        "FORMAT": kind, "DECODE": bool(kind) and decode, "PER_ROW": bool(x_scale.numel() != 1),
+        "BIAS": bias is not None, "ZERO": zero is not None, "ACTIVATION": number(activation),
     }  # fmt: skip
 
     def go(cut: Tile) -> None:
         grid = (blocks(rows, cut.blocks["BLOCK_M"]) * blocks(outputs, cut.blocks["BLOCK_N"]),)
-        run(kernel, grid, cut, *operands, **constants, WHOLE=inputs % cut.blocks["BLOCK_K"] == 0)
+        run(wrap_triton(kernel), grid, cut, *operands, **constants, WHOLE=inputs % cut.blocks["BLOCK_K"] == 0)
 
     key = (NAME, at, x.dtype, static(rows), inputs, outputs)
     go(cut or best(key, chosen(TILES, at, static(rows)), [item for _, item in TILES[at]], go))

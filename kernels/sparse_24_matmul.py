@@ -15,7 +15,7 @@ from tersor.cost.roofline import Work
 from tersor.errors import UsageError
 from tersor.kernels.ahead_of_time import Code, Operand, Variant
 from tersor.kernels.autotune import best
-from tersor.kernels.language import blocks, capability, empty, jit, on_gpu, run, static, tl
+from tersor.kernels.language import blocks, capability, empty, jit, on_gpu, run, static, tl, wrap_triton
 from tersor.kernels.tile import Table, Tile, chosen, tile
 from tersor.sparse.pack import Packed, packed_bytes, unpack
 
@@ -184,7 +184,7 @@ def launch(
     def go(cut: Tile) -> None:
         cut = fitted(cut, outputs, x.dtype)
         grid = (blocks(rows, cut.blocks["BLOCK_ROWS"]), blocks(outputs, cut.blocks["BLOCK_OUT"]))
-        run(kernel, grid, cut, *operands, EXACT=exact, WHOLE=inputs % (8 * cut.blocks["BLOCK_BYTES"]) == 0)
+        run(wrap_triton(kernel), grid, cut, *operands, EXACT=exact, WHOLE=inputs % (8 * cut.blocks["BLOCK_BYTES"]) == 0)
 
     key = (NAME, at, x.dtype, values.dtype, static(rows), inputs, outputs)
     go(cut or best(key, chosen(TILES, at, static(rows)), [item for _, item in TILES[at]], go))

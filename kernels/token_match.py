@@ -25,6 +25,7 @@ from tersor.kernels.language import (
     run,
     static,
     tl,
+    wrap_triton,
 )
 from tersor.kernels.tile import Table, Tile, chosen, tile
 
@@ -96,9 +97,10 @@ def kernel(  # type: ignore[no-untyped-def]
     COSINE: tl.constexpr, EXACT: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
     """A block of tokens of ``a`` against all of ``b``; ``ab``, ``at``, ``bb`` and ``bt`` are strides."""
-    batch = tl.program_id(1).to(tl.int64)
+    count = tl.cdiv(first, BLOCK_A)
+    batch = (tl.program_id(0) // count).to(tl.int64)
     row, column, channel = (
-        tl.program_id(0) * BLOCK_A + tl.arange(0, BLOCK_A), tl.arange(0, BLOCK_B), tl.arange(0, BLOCK_C)
+        tl.program_id(0) % count * BLOCK_A + tl.arange(0, BLOCK_A), tl.arange(0, BLOCK_B), tl.arange(0, BLOCK_C)
     )  # fmt: skip
     row64 = tl.minimum(row, first - 1).to(tl.int64)
     a_at, b_at = a + batch * ab + row64[:, None] * at + channel[None, :], b + batch * bb + channel[:, None]
@@ -151,7 +153,8 @@ def launch(
     operands = (a, b, highest, which, first, second, a.shape[2], *a.stride()[:2], *b.stride()[:2])
 
     def go(cut: Tile) -> None:
-        run(kernel, (blocks(first, cut.blocks["BLOCK_A"]), a.shape[0]), cut, *operands, COSINE=cosine, EXACT=exact)
+        grid = (blocks(first, cut.blocks["BLOCK_A"]) * a.shape[0],)
+        run(wrap_triton(kernel), grid, cut, *operands, COSINE=cosine, EXACT=exact)
 
     key = (NAME, at, a.dtype, static(first), static(second), a.shape[2])
     go(cut or best(key, chosen(TILES, at, static(first)), [item for _, item in TILES[at]], go))

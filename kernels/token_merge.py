@@ -26,6 +26,7 @@ from tersor.kernels.language import (
     run,
     static,
     tl,
+    wrap_triton,
 )
 from tersor.kernels.tile import Table, Tile, chosen, tile
 
@@ -105,7 +106,7 @@ def kernel(  # type: ignore[no-untyped-def]
     BLOCK_MERGED: tl.constexpr, BLOCK_CHANNELS: tl.constexpr,
 ):  # fmt: skip
     """A part of the channels of one token of the result; all operands contiguous."""
-    place, batch = tl.program_id(0), tl.program_id(2).to(tl.int64)
+    place, batch = tl.program_id(0) % count, (tl.program_id(0) // count).to(tl.int64)
     column, part = tl.program_id(1) * BLOCK_CHANNELS + tl.arange(0, BLOCK_CHANNELS), tl.arange(0, BLOCK_MERGED)
     own = batch * tokens + tl.load(kept + batch * count + place)
     total = tl.load(size + own).to(tl.float32)
@@ -141,8 +142,8 @@ def launch(
     operands = (*given, made, made_size, x.shape[1], channels, count, merged.shape[1])
 
     def go(cut: Tile) -> None:
-        grid = (count, blocks(max(channels, 1), cut.blocks["BLOCK_CHANNELS"]), x.shape[0])
-        run(kernel, grid, cut, *operands)
+        grid = (count * x.shape[0], blocks(max(channels, 1), cut.blocks["BLOCK_CHANNELS"]))
+        run(wrap_triton(kernel), grid, cut, *operands)
 
     key = (NAME, at, x.dtype, static(count), channels, static(merged.shape[1]))
     go(cut or best(key, chosen(TILES, at, channels), [item for _, item in TILES[at]], go))

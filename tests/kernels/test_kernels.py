@@ -264,8 +264,8 @@ def test_no_variant_spills(name: str, capability: int) -> None:
 
 
 @pytest.mark.parametrize("name", SAMPLES)
-def test_bytes_are_at_least_those_of_the_operands(name: str) -> None:
-    """`work` against the tensors of a call."""
+def test_bytes_are_those_of_the_operands(name: str) -> None:
+    """`work` against the tensors of a call, with what it says it leaves out."""
     positional, options = sample(name)
     given = dict(zip(inspect.signature(kernels()[name].reference).parameters, positional, strict=False)) | options
     tensors = [item for item in given.values() if isinstance(item, Tensor)]
@@ -282,8 +282,6 @@ def test_bytes_are_at_least_those_of_the_operands(name: str) -> None:
         "token_match": lambda: token_match.work(2, 5, 4, 3, WHOLE).bytes,
         "token_merge": lambda: token_merge.work(2, 4, 3, 5, WHOLE).bytes,
     }[name]()
-    if name == "attention":
-        moved += 4 * 2 * (2 * 7 * 6) - 4 * 2 * (2 * 7 * 6)
     assert stated == moved
 
 

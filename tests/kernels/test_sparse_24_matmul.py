@@ -9,7 +9,6 @@ from torch import Tensor
 from tersor.errors import UsageError
 from tersor.kernels.sparse_24_matmul import check, compiled, sparse_24_matmul, work
 from tersor.sparse.pack import Packed, unpack
-from tests.kernels.interpreter import interpreted
 from tests.kernels.sparse_24_cases import FEW, FORMATS, MANY, operands
 
 
@@ -30,20 +29,6 @@ def test_the_operator_keeps_its_promises() -> None:
     assert x is not None
     results = torch.library.opcheck(sparse_24_matmul, (x.view(1, 5, 100), *given[1:]))
     assert set(results.values()) == {"SUCCESS"}
-
-
-def _agree(rows: list[dict[str, object]], shapes: list[tuple[int, int, int]]) -> None:
-    assert len(rows) == len(shapes) * len(FORMATS)
-    assert [row for row in rows if not float(str(row["excess"])) <= 1] == []
-
-
-def test_the_kernel_under_the_interpreter() -> None:
-    _agree(interpreted("tests.kernels.sparse_24_cases"), FEW)
-
-
-@pytest.mark.slow
-def test_the_kernel_under_the_interpreter_on_large_layers() -> None:
-    _agree(interpreted("tests.kernels.sparse_24_cases", "--many"), MANY)
 
 
 @pytest.mark.parametrize("capability", [80, pytest.param(90, marks=pytest.mark.slow)])
