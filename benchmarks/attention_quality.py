@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.results import write
 
-LENGTHS = (256, 512, 1024, 2048, 4096, 16384)
+LENGTHS = {"text": (256, 1024, 2048), "field": (256, 1024, 4096, 8192)}
 HEADS, SHARED, WIDTH = 4, 2, 32
 """Those of zoo:tiny-lm, whose queries and keys are used."""
 SECONDS = 0.35
@@ -52,8 +52,8 @@ def _of_text(length: int) -> list[Any]:
     if "program" not in _KEPT:
         _KEPT["program"] = run(load("zoo:tiny-lm"), parse("canonicalize")).program
     program = _KEPT["program"]
-    prose = torch.cat([data.load("prose").test[place][0].flatten() for place in range(160)])
-    inputs = [(prose[start : start + length][None],) for start in (0, length // 8)]
+    prose = data.load("prose").test.inputs[0].flatten()
+    inputs = [(prose[start : start + length][None],) for start in (0, length)]
     nodes = [node for node in program.nodes if "scaled_dot_product_attention" in str(node.target)]
     return next(iter(collect(program, [nodes[1]], inputs)))[1]
 
@@ -85,20 +85,19 @@ def _of_field(length: int, seed: int) -> tuple[Tensor, Tensor, Tensor, None]:
     return query, key, value, None
 
 
-def prepare(folder: Path, lengths: Sequence[int]) -> None:
+def prepare(folder: Path, only: Sequence[int]) -> None:
     """Fit, judge, predict and export everything at every length; what is there already is not made again."""
     from tersor.attention.choose import Limits, Predictor, choose, losses
     from tersor.attention.form import Form, Mixed, dense_attention
     from tersor.attention.methods import described
-    from tersor.attention.settings import ASKED, NAMES, settings
+    from tersor.attention.settings import ASKED, settings
     from tersor.target import detect
 
     folder.mkdir(parents=True, exist_ok=True)
-    for kind in ("text", "field"):
-        for length in lengths:
-            rows = folder / f"{kind}_{length}.json"
-            if rows.exists() or (kind == "text" and length > 2048):
-                continue
+    cases = sorted((length, kind) for kind, lengths in LENGTHS.items() for length in lengths)
+    for length, kind in cases:
+        rows = folder / f"{kind}_{length}.json"
+        if not rows.exists() and (not only or length in only):
             site, calls = calls_of(kind, length)
             predictor = Predictor(detect(), "onnxruntime")
             full = [dense_attention(*call, causal=site.causal) for call in calls]
@@ -106,7 +105,8 @@ def prepare(folder: Path, lengths: Sequence[int]) -> None:
             found = [
                 {"name": "dense", "lost": 0.0, "predicted": 1.0, "file": _export(dense, calls[0], folder, rows.stem)}
             ]
-            for method in [settings(site, [name])[0] for name in SINGLE if settings(site, [name])]:
+            methods = [settings(site, [name])[0] for name in SINGLE if settings(site, [name])]
+            for method in methods:
                 if method.objection(site) or (method.name == "distilled" and length > 2048):
                     continue
                 form = method.form(site, calls[:1], 0)
@@ -121,8 +121,9 @@ def prepare(folder: Path, lengths: Sequence[int]) -> None:
                         "file": _export(form, calls[0], folder, f"{rows.stem}_{len(found)}"),
                     }
                 )  # fmt: skip
-            names = [name for name in NAMES if name not in ASKED]
-            chosen = choose(site, calls, settings(site, names), Limits(ERROR, GAIN), predictor)
+            chosen = choose(
+                site, calls, [item for item in methods if item.name not in ASKED], Limits(ERROR, GAIN), predictor
+            )  # fmt: skip
             text = chosen if isinstance(chosen, str) else chosen.text
             entry: dict[str, Any] = {"name": "chosen", "text": text, "lost": 0.0, "predicted": 1.0}
             if not isinstance(chosen, str):
@@ -185,7 +186,7 @@ def main() -> int:
     parser.add_argument("--prepare", action="store_true")
     parser.add_argument("--time", action="store_true")
     parser.add_argument("--write", action="store_true")
-    parser.add_argument("--lengths", type=int, nargs="*", default=LENGTHS)
+    parser.add_argument("--lengths", type=int, nargs="*", default=())
     options = parser.parse_args()
     if options.prepare:
         prepare(options.folder, options.lengths)

@@ -18,13 +18,22 @@ def hidden(dtype: torch.dtype) -> float:
     return float(torch.finfo(dtype).min) / 4
 
 
+def count_of(length: int, block: int) -> int:
+    """Blocks that hold a sequence; of numbers and of sizes that differ from call to call.
+
+    >>> count_of(5, 4)
+    2
+    """
+    return (length + block - 1) // block
+
+
 def whole(length: int, block: int) -> int:
-    """The length rounded up to whole blocks; of numbers and of sizes that differ from call to call.
+    """The length rounded up to whole blocks.
 
     >>> whole(5, 4)
     8
     """
-    return (length + block - 1) // block * block
+    return count_of(length, block) * block
 
 
 def padded(x: Tensor, before: int, after: int, value: float = 0.0) -> Tensor:
@@ -48,7 +57,8 @@ def cut(x: Tensor, block: int, value: float = 0.0) -> Tensor:
     """[B, H, L, E] as [B, H, blocks, block, E], the last block filled up."""
     length = x.shape[2]
     x = padded(x, 0, whole(length, block) - length, value)
-    return x.reshape(x.shape[0], x.shape[1], -1, block, x.shape[3])
+    # Written out, since a size of -1 would have to be divided, which says less where it differs from call to call.
+    return x.reshape(x.shape[0], x.shape[1], count_of(length, block), block, x.shape[3])
 
 
 def means(x: Tensor, block: int) -> Tensor:

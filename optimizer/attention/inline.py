@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from tersor.capture.torch import capture_module
+from tersor.errors import CaptureError
 from tersor.program import Program
 from tersor.rewrite import insert_call, insert_weight, replace
 from tersor.rewrite_values import arguments, fake, known
@@ -61,7 +61,10 @@ class Speller:
             generator = torch.Generator().manual_seed(0)
             examples = tuple(_example(fake(item), generator) for item in operands)
             sizes = tuple(_dynamic(fake(item)) for item in operands)
-            self.known[place] = capture_module(module.eval(), examples, sizes if any(sizes) else None)
+            inner = capture_module(module.eval(), examples, sizes if any(sizes) else None)
+            if fixed := _fixed(inner, sizes):
+                raise CaptureError(fixed, "choose a method that takes sequences of any length")
+            self.known[place] = inner
         return self.known[place]
 
 
@@ -103,14 +106,14 @@ def _least(axis: int) -> int:
 
 
 def _dynamic(value: Tensor) -> dict[int, Any]:
-    """Axes that differ from call to call; equal expressions are one dimension."""
-    return {
-        axis: torch.export.Dim(_name(size, axis), min=_least(axis))
-        for axis, size in enumerate(value.shape)
-        if known(size) is None
-    }
+    """Axes that differ from call to call; which of them are equal is found at capture."""
+    return {axis: torch.export.Dim.AUTO for axis, size in enumerate(value.shape) if known(size) is None}
 
 
-def _name(size: Any, axis: int) -> str:
-    kind = "batch" if axis < 2 else "tokens"
-    return f"{kind}_{re.sub(r'[^0-9A-Za-z]', '_', str(size.node.expr))}"
+def _fixed(inner: Program, sizes: Sequence[dict[int, Any]]) -> str:
+    """An axis that capture took for fixed and that is not, as text; empty where there is none."""
+    for name, had, wanted in zip(OPERANDS, inner.sizes, sizes, strict=False):
+        for axis in wanted:
+            if isinstance(had[axis], int):
+                return f"axis {axis} of {name} would become {had[axis]} for every call"
+    return ""

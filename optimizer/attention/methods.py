@@ -50,6 +50,8 @@ class Window:
     def objection(self, site: Site) -> str:
         """Dilation reorders tokens, which a mask of rows does not survive; blocks of one are cut at fixed places."""
         reason = self.needs.objection(site)
+        if not reason and self.reach >= site.columns:
+            return f"a reach of {self.reach} is no less than {site.columns} tokens"
         if not reason and site.mask == "rows" and (self.dilation > 1 or not site.fixed):
             return Needs().objection(site)
         return reason
@@ -75,15 +77,16 @@ class Blocks:
 
     def form(self, site: Site, calls: Sequence[Call], seed: int) -> Form:
         """The blocks with the largest mass over all calls."""
-        given = {"rows": self.block, "block": self.block, "causal": site.causal}
-        count = -(-site.columns // self.block)
-        if calls:
-            masses = [block_mass(query, key, bias, scale=site.scale, **given) for query, key, _, bias in calls]  # type: ignore[arg-type]
-            mass = average_mass(masses)
-        else:
-            mass = torch.rand(site.heads, -(-site.rows // self.block), count)
-        index = choose_blocks(mass, self.keep, rows=self.block, block=self.block, causal=site.causal)[0]
-        return Form(masked_attention, {**given, "scale": site.scale}, {"index": index})
+        size, causal = self.block, site.causal
+        masses = [
+            block_mass(query, key, bias, rows=size, block=size, causal=causal, scale=site.scale)
+            for query, key, _, bias in calls
+        ]
+        anything = torch.ones(site.heads, -(-site.rows // size), -(-site.columns // size))
+        mass = average_mass(masses) if masses else anything
+        index = choose_blocks(mass, self.keep, rows=size, block=size, causal=causal)[0]
+        settings = {"rows": size, "block": size, "causal": causal, "scale": site.scale}
+        return Form(masked_attention, settings, {"index": index})
 
 
 @dataclass(frozen=True)

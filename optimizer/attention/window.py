@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tersor.attention.blocks import cut, hidden, padded, repeated, whole
+from tersor.attention.blocks import count_of, cut, hidden, padded, repeated, whole
 
 
 def window_attention(
@@ -34,7 +34,7 @@ def window_attention(
         bias: added to the scores, [B or 1, 1, 1, L], or [B or 1, H or 1, L, L] where nothing is dilated.
         reach: a multiple of ``block``.
         block: rows that are computed together; ``reach`` by default.
-        sinks: not with ``dilation``.
+        sinks: at most ``block``, not with ``dilation``.
         causal: no token sees a later one.
         scale: of the scores, E^-0.5 by default.
 
@@ -56,7 +56,7 @@ def window_attention(
     near = [_neighbours(x, block, before, after) for x in (key, value)]
     mask = _inside(given, query, block, before, after, reach, causal)
     if sinks:
-        near = [torch.cat([_first(x, sinks, y.shape[2]), y], 3) for x, y in zip((key, value), near, strict=True)]
+        near = [torch.cat([_first(x, block, sinks, y.shape[2]), y], 3) for x, y in zip((key, value), near, strict=True)]
         mask = torch.cat([_beyond(given, query, block, sinks, reach), mask], -1)
     rows = _folded(cut(query, block), apart)
     if apart:
@@ -64,14 +64,15 @@ def window_attention(
     result = F.scaled_dot_product_attention(
         rows, _folded(near[0], apart), _folded(near[1], apart), _folded(mask, apart), scale=scale
     )
-    return _unfolded(result, query, apart)[:, :, :length]
+    return _unfolded(result, query, count_of(length, block), apart)[:, :, :length]
 
 
 def _neighbours(x: Tensor, block: int, before: int, after: int, value: float = 0.0) -> Tensor:
     """For each block of [B, H, L, E] itself and those around it: [B, H, n, (before + 1 + after) * block, E]."""
     length = x.shape[2]
-    count = whole(length, block) // block
-    blocks = cut(padded(x, before * block, count * block - length + after * block, value), block)
+    count = count_of(length, block)
+    x = padded(x, before * block, count * block - length + after * block, value)
+    blocks = x.reshape(x.shape[0], x.shape[1], before + count + after, block, x.shape[3])
     return torch.cat([blocks[:, :, place : place + count] for place in range(before + 1 + after)], 3)
 
 
@@ -92,17 +93,19 @@ def _inside(bias: Tensor, query: Tensor, block: int, before: int, after: int, re
     return torch.stack(columns, 2) + band
 
 
-def _first(x: Tensor, sinks: int, count: int) -> Tensor:
-    return x[:, :, None, :sinks].expand(-1, -1, count, -1, -1)
+def _first(x: Tensor, block: int, sinks: int, count: int, value: float = 0.0) -> Tensor:
+    """The first positions of [B, H, L, E], the same for all blocks; filled up where there are fewer."""
+    return cut(x, block, value)[:, :, :1, :sinks].expand(-1, -1, count, -1, -1)
 
 
 def _beyond(bias: Tensor, query: Tensor, block: int, sinks: int, reach: int) -> Tensor:
     """What is added to the scores of the sinks: they are seen where no window shows them, [.., n, block, sinks]."""
-    total = whole(query.shape[2], block)
-    ahead = torch.arange(total, device=query.device)[:, None] - torch.arange(sinks, device=query.device)
-    mask = torch.where(ahead > reach, 0.0, hidden(query.dtype)).to(query.dtype).reshape(1, 1, -1, block, sinks)
-    rows = bias[..., :sinks]
-    return mask + (rows[:, :, None] if bias.shape[2] == 1 else cut(rows, block))
+    low, count = hidden(query.dtype), count_of(query.shape[2], block)
+    ahead = torch.arange(count * block, device=query.device)[:, None] - torch.arange(sinks, device=query.device)
+    mask = torch.where(ahead > reach, 0.0, low).to(query.dtype).reshape(1, 1, count, block, sinks)
+    if bias.shape[2] == 1:
+        return mask + _first(bias.mT, block, sinks, count, low).mT
+    return mask + cut(bias[..., :sinks], block)
 
 
 def _folded(x: Tensor, apart: bool) -> Tensor:
@@ -110,13 +113,13 @@ def _folded(x: Tensor, apart: bool) -> Tensor:
     return x.transpose(1, 2).flatten(0, 1) if apart else x.permute(2, 0, 1, 3, 4).flatten(1, 2)
 
 
-def _unfolded(x: Tensor, query: Tensor, apart: bool) -> Tensor:
+def _unfolded(x: Tensor, query: Tensor, count: int, apart: bool) -> Tensor:
     """Back to [B, H, L, V]."""
     batch, heads = query.shape[:2]
     if apart:
-        x = x.reshape(batch, -1, *x.shape[1:]).transpose(1, 2)
+        x = x.reshape(batch, count, *x.shape[1:]).transpose(1, 2)
     else:
-        x = x.reshape(-1, batch, heads, *x.shape[2:]).permute(1, 2, 0, 3, 4)
+        x = x.reshape(count, batch, heads, *x.shape[2:]).permute(1, 2, 0, 3, 4)
     return x.flatten(2, 3)
 
 
@@ -139,5 +142,4 @@ def _dilated(
 
 def _strided(x: Tensor, step: int) -> Tensor:
     """[B, H, L, E] as [step * B, H, L / step, E]."""
-    parts = x.reshape(x.shape[0], x.shape[1], -1, step, x.shape[3])
-    return parts.permute(3, 0, 1, 2, 4).flatten(0, 1)
+    return cut(x, step).permute(3, 0, 1, 2, 4).flatten(0, 1)

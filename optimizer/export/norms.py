@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import onnx_ir as ir
 import torch
 
-from tersor.export.record import Value, constant, ints, op, scalar, torch_dtype
+from tersor.export.record import Value, constant, ints, op, op23, scalar, torch_dtype
 
 
 def batch_norm(
@@ -74,6 +74,15 @@ def rms_norm(data: Value, shape: Sequence[int], weight: Value | None = None, eps
     normal = op.Div(wide, op.Sqrt(op.Add(mean, scalar(number, wide))))
     normal = op.Cast(normal, to=data.dtype) if half else normal
     return normal if weight is None else op.Mul(normal, weight)
+
+
+def rms_norm_node(
+    data: Value, shape: Sequence[int], weight: Value | None = None, eps: float | None = None
+) -> Value:  # fmt: skip
+    """One RMSNormalization node of opset 23, which computes in float32 as ATen does."""
+    number = torch.finfo(torch_dtype(data.dtype)).eps if eps is None else eps
+    scale = weight if weight is not None else _filled(1.0, shape, data.dtype)
+    return op23.RMSNormalization(data, scale, axis=-len(shape), epsilon=number)
 
 
 def _filled(number: float, shape: Sequence[int], dtype: ir.DataType) -> Value:

@@ -16,7 +16,7 @@ from tersor.export.attention import attention, attention_node
 from tersor.export.division import divide, floor_divide
 from tersor.export.dynamic_quantized import DYNAMIC
 from tersor.export.gather import index
-from tersor.export.norms import batch_norm, group_norm, rms_norm, whole_batch_norm
+from tersor.export.norms import batch_norm, group_norm, rms_norm, rms_norm_node, whole_batch_norm
 from tersor.export.placeholders import opaque_translation, reshape_operator
 from tersor.export.quantized import quantized_table
 from tersor.export.record import Value, ints, op, recorded, scalar, vector
@@ -48,6 +48,7 @@ def translation_table(
         **quantized_table(opset),
         **opaque_translation(opaque),
         aten.scaled_dot_product_attention.default: attention_node if keep_attention else attention,
+        aten.rms_norm.default: rms_norm_node if opset >= 23 else rms_norm,
     }
 
 
