@@ -85,6 +85,8 @@ QUANTIZERS = tuple(f"quantized_decomposed::quantize_per_{part}" for part in ("te
 STEP = 1e-4
 """Share of a step by which other kernels' sums may differ from ours: they multiply, round and add in another order."""
 RUNS = 3
+DRAWS = 1_000_003
+"""A prime, so that what repeats does not fall in step with rows or channels."""
 JUMPS = 2.0
 """So many times the largest jump that was seen is allowed; `ROUNDING` times a rounding error, which is smooth."""
 
@@ -95,6 +97,14 @@ class _Shaken(fx.Interpreter):
     def __init__(self, program: Program, seed: int) -> None:
         super().__init__(program.module(), garbage_collect_values=True)
         self.generator = torch.Generator().manual_seed(seed)
+        self.draws = torch.rand(DRAWS, generator=self.generator) * 2 - 1
+
+    def _shake(self, value: torch.Tensor) -> torch.Tensor:
+        """Numbers from -1 to 1 of a value's shape; drawing them anew would take longer than the operators do."""
+        count = value.numel()
+        first = int(torch.randint(DRAWS, (), generator=self.generator))
+        drawn = self.draws.roll(-first).repeat(-(-count // DRAWS))[:count]
+        return drawn.reshape(value.shape).to(value.dtype)
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The operator, on shaken values where it quantizes."""
@@ -103,8 +113,7 @@ class _Shaken(fx.Interpreter):
             step = torch.as_tensor(scale, dtype=value.dtype)
             if target._schema.name == QUANTIZERS[1]:
                 step = spread(step, value, int(rest[1]))
-            shake = torch.rand(value.shape, generator=self.generator, dtype=value.dtype) * 2 - 1
-            args = (value + shake * STEP * step, scale, *rest)
+            args = (value + self._shake(value) * (STEP * step), scale, *rest)
         return super().call_function(target, args, kwargs)
 
 

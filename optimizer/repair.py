@@ -7,7 +7,7 @@ from tersor.context import Context
 from tersor.pipeline import Repair
 from tersor.program import Program
 from tersor.progress import Progress
-from tersor.quant.seen import smallest
+from tersor.quant.seen import enough, smallest
 from tersor.report.model import SiteRecord
 
 METHODS = (*recover.METHODS, "none")
@@ -16,6 +16,9 @@ METHODS = (*recover.METHODS, "none")
 
 ROUNDED = 12
 """Calibration inputs that layers are repaired with after quantization, the smallest ones."""
+
+WORK = 3e10
+"""Floating-point operations that one run over these may take; but four inputs are always looked at."""
 
 
 def repairer(method: str, progress: Progress, seed: int, seconds: float = 60.0) -> Repair | None:
@@ -32,7 +35,7 @@ def repairer(method: str, progress: Progress, seed: int, seconds: float = 60.0) 
         inputs, chosen = context.calibration, steps
         if context.precision is not None:
             # Rounding harms every layer a little: a few inputs show what its mean is, and weights would fit to noise.
-            inputs = smallest(context.calibration, ROUNDED)
+            inputs = tuple(enough(before, smallest(context.calibration, ROUNDED), WORK, 4))
             chosen = tuple("bias" if step == "least-squares" else step for step in steps)
         done = recover.recover(
             before, damaged, correspondence, inputs, chosen, progress=progress, seed=seed, seconds=seconds

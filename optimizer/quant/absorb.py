@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor, fx
@@ -34,6 +35,8 @@ def absorber(program: Program, value: fx.Node, read_by: Collection[fx.Node]) -> 
         return absorber(program, value.all_input_nodes[0], {value})
     if name == "mul":
         return _factor(program, value)
+    if name == "getitem" and key(value.args[0]) == "split_with_sizes":
+        return _part(program, value)
     return f"{value.name} is between it and the layer before"
 
 
@@ -50,6 +53,18 @@ def _factor(program: Program, product: fx.Node) -> fx.Node | str:
             if isinstance(made, fx.Node):
                 return made
     return f"neither factor of {product.name} comes from a layer"
+
+
+def _part(program: Program, value: fx.Node) -> fx.Node | str:
+    """A part of what a merged layer gives: the part itself, whose rows `absorb` finds, or why it cannot be."""
+    split: Any = value.args[0]
+    given = arguments(split)
+    layer, last = given["self"], fake(split.args[0]).dim() - 1
+    if key(layer) != "linear" or given["dim"] % (last + 1) != last:
+        return f"{split.name} is between it and the layer before"
+    if len(layer.users) > 1 or any(user is not value and user.args[1] == value.args[1] for user in split.users):
+        return f"{value.name} is not the only one to read its channels of {layer.name}"
+    return _objection(program, layer) or value
 
 
 def _objection(program: Program, node: fx.Node) -> str:
@@ -69,6 +84,12 @@ def _objection(program: Program, node: fx.Node) -> str:
 
 def absorb(program: Program, node: fx.Node, factors: Tensor) -> None:
     """Divide the result of a node that `absorber` found by ``factors``, one for each of its channels, float64 [n]."""
+    if key(node) == "getitem":
+        split: Any = node.args[0]
+        sizes, place = arguments(split)["split_sizes"], int(node.args[1])  # type: ignore[call-overload]
+        whole = torch.ones(sum(sizes), dtype=factors.dtype)
+        whole[sum(sizes[:place]) :][: sizes[place]] = factors
+        node, factors = arguments(split)["self"], whole
     given = arguments(node)
     weight, bias = program.weight(given["weight"]), program.weight(given.get("bias"))
     across = factors if key(node) in NORMS else factors[:, None]

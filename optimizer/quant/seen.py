@@ -88,10 +88,10 @@ def products(program: Program) -> int:
     return int(program.derived["products"])
 
 
-def enough(program: Program, inputs: Sequence[Flat], most: float = WORK) -> list[Flat]:
-    """Calibration inputs, evenly chosen, that together take about ``most`` operations; at least `LEAST` of them."""
+def enough(program: Program, inputs: Sequence[Flat], most: float = WORK, least: int = LEAST) -> list[Flat]:
+    """Calibration inputs, evenly chosen, that together take about ``most`` operations; at least ``least`` of them."""
     total = sum(work(program, flat) for flat in inputs)
-    count = max(LEAST, int(len(inputs) * most / max(total, 1.0)))
+    count = max(least, int(len(inputs) * most / max(total, 1.0)))
     if count >= len(inputs):
         return list(inputs)
     return [inputs[place * len(inputs) // count] for place in range(count)]

@@ -14,7 +14,7 @@ from tersor.program import Program
 from tersor.refresh import refresh
 from tersor.spec import parse, render
 from tests.factor.zoo import distance, trained
-from tests.passes.harness import captured, reasons
+from tests.passes.harness import apply, captured, reasons
 
 
 class Block(nn.Module):
@@ -122,9 +122,11 @@ class Gated(nn.Module):
         return self.down(nn.functional.silu(self.gate(x)) * self.up(x))
 
 
-def test_the_layer_before_takes_in_factors_through_a_product() -> None:
+@pytest.mark.parametrize("first", ["canonicalize", "canonicalize,merge-linears"])
+def test_the_layer_before_takes_in_factors_through_a_product(first: str) -> None:
     x = torch.randn(16, 10, 32, generator=torch.Generator().manual_seed(1))
     program = captured(Gated(), x)
+    apply(program, first)
     made, context = smoothed(program, x)
     assert [site.node.split("_")[0] for site in context.taken] == ["mul"]
     assert distance(made, program, (x,)) < 1e-5
