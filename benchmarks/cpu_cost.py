@@ -22,12 +22,13 @@ from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.cost_store import EXACT, FOLDER, Stored, stored
+from benchmarks.cost_store import EXACT, FOLDER, VERSIONS, Stored, stored
 from benchmarks.results import write
 from tersor.cost.launches import Launch, launches
 from tersor.target import Target
 
 RUN = FOLDER / "run.json"
+PASSES = 3
 BACKEND = "onnxruntime"
 _QUIET = 0.1
 """Cores that other processes may keep busy while something is measured."""
@@ -56,31 +57,59 @@ def measure(seconds: float, parts: Sequence[str]) -> None:
     from tersor.targets import measure as bench
     from tersor.targets.deep import deep
 
+    here = replace(detect(), corrections={})
     found: dict[str, Any] = json.loads(RUN.read_text(encoding="utf-8")) if RUN.exists() else {}
     if "operators" in parts:
         watch = Watch()
-        target, rows = deep(bench.measure(replace(detect(), corrections={})), lambda line: print(line, flush=True))
-        plain = {key: value for key, value in asdict(target).items() if key != "corrections"}
-        found |= {"target": plain, "rows": rows, "others": {"operators": watch.others()}}
+        here = bench.measure(here)
+        rows = {name: asdict(one) for name, one in deep(here, backends=[BACKEND]).items()}
+        # Plain values from here on, as a later part reads them.
+        rows = json.loads(json.dumps(rows))
+        found |= {"target": asdict(here), "rows": rows, "others": {"operators": watch.others()}, "times": {}}
         print(f"operators: others {found['others']['operators']:.2f} cores", flush=True)
         RUN.write_text(json.dumps(found), encoding="utf-8")
+    if "openvino" in parts:
+        found["rows"] |= {name: asdict(one) for name, one in deep(here, backends=["openvino"]).items()}
+        RUN.write_text(json.dumps(found), encoding="utf-8")
     if "models" in parts:
-        found.setdefault("times", {})
-        for model in dict.fromkeys(item.model for item in stored()):
-            found["times"] |= _versions(model, seconds)
+        for turn in range(PASSES):
+            _visit(found, seconds / PASSES, here.threads)
+            RUN.write_text(json.dumps(found), encoding="utf-8")
+            print(f"pass {turn + 1} of {PASSES}", flush=True)
+    if "versions" in parts:
+        for model in VERSIONS:
+            found["versions"] = found.get("versions", {}) | _timed([i for i in stored() if i.model == model], seconds)
             RUN.write_text(json.dumps(found), encoding="utf-8")
 
 
-def _versions(model: str, seconds: float) -> dict[str, list[float]]:
-    """Median and quartiles in ms of each version of one model, interleaved, and the cores that others kept busy."""
+def _visit(found: dict[str, Any], seconds: float, threads: int) -> None:
+    """Measure blocks and models once more, and keep what was faster.
+
+    On a shared machine the memory is up to one and a half times slower for minutes; the fastest of several visits to
+    either is what two kinds of measurement have in common.
+    """
+    from tersor.targets.deep import measured_blocks, onnxruntime_runner
+
+    part = found["rows"][BACKEND]
+    again = measured_blocks(Target(**found["target"]), onnxruntime_runner(threads), fuses_chains=False)
+    for row, new in zip(part["blocks"], again, strict=True):
+        row["seconds"] = min(row["seconds"], new.seconds)
+    for item in stored():
+        if not item.spec:
+            for name, new_time in _timed([item], seconds).items():
+                found["times"][name] = min(found["times"].get(name, new_time), new_time)
+
+
+def _timed(items: Sequence[Stored], seconds: float) -> dict[str, list[float]]:
+    """Median and quartiles in ms of each of some versions, interleaved, and the cores that others kept busy."""
     from tersor.measure import interleaved
 
     watch = Watch()
-    calls = {item.path.stem: _call(item) for item in stored() if item.model == model}
-    timings = interleaved(calls, seconds=seconds * len(calls), settle=0.02)
+    calls = {item.path.stem: _call(item) for item in items}
+    timings = interleaved(calls, seconds=seconds * len(calls), settle=0.01)
     others = watch.others()
     note = "" if others < _QUIET else f"  NOT QUIET, others {others:.2f} cores"
-    print(model, *(f"{item.median_ms:.3f}" for item in timings), note, flush=True)
+    print(items[0].model, *(f"{item.median_ms:.3f}" for item in timings), note, flush=True)
     return {item.name: [item.median_ms, item.low_ms, item.high_ms, others] for item in timings}
 
 
@@ -126,28 +155,46 @@ def _busy() -> float:
 
 def machine(found: dict[str, Any]) -> Target:
     """The measured machine with its operators fitted."""
+    from tersor.cost.context import BlockRow
     from tersor.cost.correction import Row
-    from tersor.targets.deep import corrected
+    from tersor.targets.deep import Found, corrected
 
-    target = Target(**found["target"])
+    parts = {}
     for backend, part in found["rows"].items():
-        rows = [
-            Row(Launch(**{**row["launch"], "nodes": tuple(row["launch"]["nodes"])}), row["seconds"], row["resident"])
-            for row in part["rows"]
-        ]
-        target = corrected(target, backend, rows, part["call"])
-    return target
+        rows = tuple(Row(launch_of(row["launch"]), row["seconds"], row["resident"]) for row in part["rows"])
+        blocks = tuple(
+            BlockRow(tuple(map(launch_of, row["launches"])), row["seconds"], row["resident"]) for row in part["blocks"]
+        )
+        parts[backend] = Found(rows, blocks, part["call"], part["wake"])
+    return corrected(Target(**found["target"]), parts)
+
+
+def launch_of(values: dict[str, Any]) -> Launch:
+    """A launch from plain values."""
+    return Launch(**{**values, "nodes": tuple(values["nodes"])})
 
 
 def compared(target: Target, found: dict[str, Any]) -> Iterator[Compared]:
-    """Every measured version of every model."""
+    """Every measured version of every model.
+
+    Rewritten versions were interleaved with their original; their time is that multiple of the original's own time.
+    """
     from tersor.cost.predict import timed
 
+    times = {name: row[0] / 1e3 for name, row in found["times"].items()}
+    turns = {name: row[0] for name, row in found.get("versions", {}).items()}
+    plain = {item.model: item.path.stem for item in stored() if not item.spec}
     for item in stored():
-        if item.path.stem in found["times"]:
-            parts = launches(item.graph(), BACKEND)
-            seconds, least = timed(parts, target, BACKEND)
-            yield Compared(item, seconds, least, found["times"][item.path.stem][0] / 1e3, len(parts))
+        own, original = item.path.stem, plain[item.model]
+        if item.spec and own in turns:
+            measured = times[original] * turns[own] / turns[original]
+        elif not item.spec and own in times:
+            measured = times[own]
+        else:
+            continue
+        parts = launches(item.graph(), BACKEND)
+        seconds, least = timed(parts, target, BACKEND)
+        yield Compared(item, seconds, least, measured, len(parts))
 
 
 def halves(rows: Sequence[Compared]) -> tuple[list[Compared], list[Compared]]:
@@ -197,6 +244,19 @@ def summary(rows: Sequence[Compared]) -> str:
     return "\n".join(lines)
 
 
+def coverage(rows: Sequence[Compared]) -> str:
+    """How many of one half of the models lie in the interval of nine tenths of the other, both ways."""
+    shares = []
+    for judging, judged in (halves(rows), halves(rows)[::-1]):
+        low, high = np.quantile([1 / row.ratio for row in judging], (0.05, 0.95))
+        shares.append(float(np.mean([low <= 1 / row.ratio <= high for row in judged])))
+    low, high = np.quantile([1 / row.ratio for row in rows], (0.05, 0.95))
+    return (
+        f"Measured over predicted, nine of ten models as captured: {low:.2f} to {high:.2f}. The interval of one half "
+        f"covers {shares[0]:.0%} and {shares[1]:.0%} of the other (goal 85 to 95 %)."
+    )
+
+
 def table(rows: Sequence[Compared]) -> str:
     """Every model, slowest first."""
     lines = ["| model | version | launches | predicted, ms | measured, ms | ratio |", "|---|---|---:|---:|---:|---:|"]
@@ -217,9 +277,10 @@ def operators(target: Target, found: dict[str, Any]) -> str:
     errors: dict[str, dict[str, list[float]]] = {}
     for backend in backends:
         for row in found["rows"][backend]["rows"]:
-            launch = Launch(**{**row["launch"], "nodes": tuple(row["launch"]["nodes"])})
+            launch = launch_of(row["launch"])
             name = f"{launch.kind}{', int8' if launch.dtype == 'int8' else ''}"
-            ratio = seconds(launch, target, target.corrections[backend], row["resident"]) / row["seconds"]
+            alone = {**target.corrections[backend], "context": {}}
+            ratio = seconds(launch, target, alone, row["resident"]) / row["seconds"]
             errors.setdefault(name, {}).setdefault(backend, []).append(abs(ratio - 1))
     lines = [f"| operator | {' | '.join(backends)} | measured |", f"|---|{'---:|' * (len(backends) + 1)}"]
     for name, cells in sorted(errors.items()):
@@ -231,7 +292,7 @@ def operators(target: Target, found: dict[str, Any]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--measure", action="store_true")
-    parser.add_argument("--parts", default="operators,models", help="what to measure")
+    parser.add_argument("--parts", default="operators,models,versions,openvino", help="what to measure")
     parser.add_argument("--seconds", type=float, default=0.3, help="for each version of a model")
     parser.add_argument("--write", action="store_true")
     given = parser.parse_args()
@@ -256,10 +317,22 @@ def main() -> int:
     return 0
 
 
-_ABOUT = """Batch 1, random weights, ONNX Runtime on all cores. Nothing is fitted to these models: their times are the \
-sums of what curves say that were fitted to the single operators below, measured in the same run. The form of the \
-curves and the fusion rules were chosen while looking at one half of the models (every other name); the last column \
-holds the models that were not looked at."""
+_ABOUT = """Goal: at most 15 % over at least 40 models and for pruned, int8 and merged versions of ten of them. It is \
+met for models as captured and after exact passes, and missed for pruned, factorised and int8 versions.
+
+Batch 1, random weights, ONNX Runtime on all cores. Nothing is fitted to these models: their times are the \
+sums of what curves say that were fitted to the single operators below, and to small blocks of them. The form \
+of the curves, the fusion rules and the shares of the cache were chosen while looking at one half of the \
+models as captured (every other name); the last column holds the models that were not looked at, and versions \
+of them. Two things came after a look at the versions: probes of thin pointwise convolutions, and the rule \
+that static-shaped quantized linear layers with a bias over more than two axes stay in floating point; those \
+layers are why int8 is predicted worst (they take two to three times as long as in float32, and are predicted \
+to take about as long), beside grouped convolutions in int8, which were not measured.
+
+The machine is shared: its memory is up to 1.6 times slower for minutes at a time, which models of depthwise \
+convolutions feel most. So blocks and models were visited three times in turn, and the fastest visit counts \
+for both; a rewritten version was interleaved with its original minutes later, and counts as that multiple of \
+the original's time. OpenVINO's operators were measured and fitted, too; its whole models were not."""
 
 
 if __name__ == "__main__":

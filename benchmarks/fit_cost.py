@@ -253,7 +253,8 @@ def main() -> int:
     if given.graphs:
         from benchmarks.fit_models import coefficients
 
-        models = rounded(coefficients(given.graphs))
+        known = json.loads((PACKAGE / "models.json").read_text(encoding="utf-8"))
+        models = {**known, **rounded(coefficients(given.graphs))}
         if given.write:
             (PACKAGE / "models.json").write_text(json.dumps(models, indent=1) + "\n", encoding="utf-8")
     return 0

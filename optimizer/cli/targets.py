@@ -52,15 +52,18 @@ def targets(
 
 def _measured(here: Target, deep: bool) -> tuple[Target, str]:
     """This machine as it was measured, and where that is kept."""
+    import dataclasses
+
     from tersor.targets import measure, profile
 
     here = measure.measure(here)
     if deep:
-        from tersor.targets.deep import deep as operators
+        from tersor.targets import deep as operators
 
         with stdout_kept():
-            here, rows = operators(here, lambda line: typer.echo(line, err=True))
-        profile.save_operators(here, rows)
+            found = operators.deep(here, lambda line: typer.echo(line, err=True))
+        here = operators.corrected(here, found)
+        profile.save_operators(here, {name: dataclasses.asdict(one) for name, one in found.items()})
     return here, str(profile.save(here))
 
 

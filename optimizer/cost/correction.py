@@ -15,20 +15,27 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tersor.cost import context
+from tersor.cost.context import BlockRow
 from tersor.cost.fusion import CONVOLUTIONS
 from tersor.cost.launches import Launch
 from tersor.cost.regressors import evaluate
 from tersor.target import Target
 
 Numbers = NDArray[np.float64]
-FEATURES = ("rows", "columns", "contracted", "window", "groups", "microseconds at peak rates")
-"""Logarithms that the curves are drawn over."""
-_KNOTS = 5
+FEATURES = (
+    "rows", "columns", "contracted", "window", "groups", "stride", "microseconds at peak rates", "channels by fours",
+)  # fmt: skip
+"""What the curves are drawn over: logarithms, but for the last, which is 1 where channels are no multiple of four."""
+_KNOTS = 4
 _STRENGTH = 0.3
+_OUTLIER = 0.3
+"""Logarithm of the ratio from which a measurement counts less."""
 _LIKE = {
     "batch_norm": "elementwise", "bmm": "linear", "reduction": "elementwise", "softmax": "norm", "norm": "softmax",
     "pool": "elementwise", "permute": "move", "move": "elementwise", "grouped_conv": "conv", "pointwise_conv": "conv",
-    "depthwise": "elementwise", "conv": "pointwise_conv", "attention": "bmm",
+    "depthwise": "elementwise", "skip_norm": "norm", "conv": "pointwise_conv", "attention": "bmm", "convert": "move",
+    "dequantize": "elementwise",
 }  # fmt: skip
 """Whose curves hold for a kind that was not measured."""
 
@@ -73,25 +80,37 @@ def features(launch: Launch, target: Target, resident: bool) -> list[float]:
     """The numbers that `FEATURES` names."""
     full = filled(launch, target)
     deep = max(1, full.k // full.window) if full.k else 1
-    sizes = (full.m, full.n, deep, full.window, full.groups)
-    return [*(math.log(max(1, size)) for size in sizes), math.log(base(launch, target, resident) * 1e6 + 1e-3)]
+    sizes = (full.m, full.n, deep, full.window, full.groups, full.stride)
+    channels = launch.groups if launch.kind == "depthwise" else deep_of(launch)
+    odd = float(launch.kind in CONVOLUTIONS and channels % 4 != 0 and channels > 3)
+    return [*(math.log(max(1, size)) for size in sizes), math.log(base(launch, target, resident) * 1e6 + 1e-3), odd]
 
 
-def fit(rows: Sequence[Row], call: float, target: Target) -> dict[str, Any]:
-    """Curves of each kind of kernel, seconds to start one, seconds per evaluated function, and the interval.
+def deep_of(launch: Launch) -> int:
+    """Channels that a convolution contracts."""
+    return launch.k // launch.window
+
+
+def fit(rows: Sequence[Row], blocks: Sequence[BlockRow], call: float, wake: float, target: Target) -> dict[str, Any]:
+    """Curves of each kind of kernel, what it costs beside others, and the interval.
 
     Args:
-        rows: measured operators.
+        rows: operators that were measured by themselves.
+        blocks: that were measured as a whole.
         call: seconds that a run takes in which next to nothing is computed.
+        wake: seconds that a run takes longer once threads share the work.
         target: the machine, see `raised`.
     """
-    start = min((row.seconds for row in rows if row.launch.kind == "elementwise"), default=1e-6)
-    made: dict[str, Any] = {"call": max(0.0, call - 2 * start), "start": start, "function": 0.0, "kinds": {}}
+    start = min((row.seconds for row in rows), default=1e-6)
+    made: dict[str, Any] = {"call": max(0.0, call - 2 * start), "wake": wake, "start": start, "function": 0.0}
+    made |= {"context": {}, "kinds": {}}
     plain = [row for row in rows if not row.launch.functions]
     for kind in sorted({_name(row.launch) for row in plain}):
         chosen = [row for row in plain if _name(row.launch) == kind]
         made["kinds"][kind] = _curves(chosen, start, target)
     made["function"] = _per_function([row for row in rows if row.launch.functions], made, target)
+    alone = [[seconds(one, target, made, row.resident) for one in row.launches] for row in blocks]
+    made["context"] = context.fit(blocks, alone, target.bandwidth)
     ratios = [row.seconds / seconds(row.launch, target, made, row.resident) for row in rows]
     made["interval"] = [float(np.quantile(ratios, 0.05)), float(np.quantile(ratios, 0.95))] if ratios else [0.6, 1.7]
     return made
@@ -102,7 +121,8 @@ def seconds(launch: Launch, target: Target, correction: Mapping[str, Any], resid
     model = _model(launch, correction["kinds"])
     factor = math.exp(float(evaluate(model, [features(launch, target, resident)])[0])) if model else 1.6
     work = base(launch, target, resident) * factor
-    return float(correction["start"]) + work + float(correction["function"]) * launch.functions
+    alone = float(correction["start"]) + work + float(correction["function"]) * launch.functions
+    return alone + context.seconds(launch, correction["context"], alone, resident)
 
 
 def raised(target: Target, rows: Sequence[Row]) -> Target:
@@ -132,7 +152,7 @@ def _model(launch: Launch, kinds: Mapping[str, Any]) -> Mapping[str, Any] | None
 
 
 def _curves(rows: Sequence[Row], start: float, target: Target) -> dict[str, Any]:
-    """Ridge regression on hat functions of each feature, reweighted towards the median."""
+    """Ridge regression on hat functions of each feature; outliers count less."""
     given = np.array([features(row.launch, target, row.resident) for row in rows])
     least = np.array([base(row.launch, target, row.resident) for row in rows])
     taken = np.array([row.seconds for row in rows]) - start
@@ -162,12 +182,12 @@ def _ridge(hats: Numbers, wanted: Numbers, weights: Numbers) -> tuple[float, Num
         begin = float(np.average(wanted - hats @ values, weights=current))
         left = hats.T @ (current[:, None] * hats) + _STRENGTH * np.eye(hats.shape[1])
         values = np.linalg.solve(left, hats.T @ (current * (wanted - begin)))
-        current = weights / np.maximum(np.abs(wanted - begin - hats @ values), 0.05) * 0.05
+        current = weights / np.maximum(np.abs(wanted - begin - hats @ values) / _OUTLIER, 1.0)
     return begin, values
 
 
 def _per_function(rows: Sequence[Row], made: Mapping[str, Any], target: Target) -> float:
-    large = sorted(rows, key=lambda row: -row.launch.functions)[:3]
+    large = sorted(rows, key=lambda row: -row.launch.functions)[:4]
     left = [
         (row.seconds - seconds(replace(row.launch, functions=0.0), target, made, True)) / row.launch.functions
         for row in large

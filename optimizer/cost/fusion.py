@@ -93,7 +93,7 @@ class Reader:
     def owner(self, node: fx.Node) -> fx.Node:
         """The node whose memory a node shows."""
         while node.op == "call_function" and node not in self.constants and node.all_input_nodes:
-            if not (self._shows(node) or _dequantizes(node)):
+            if not (self._shows(node) or dequantizes(node)):
                 break
             node = node.all_input_nodes[0]
         return node
@@ -211,5 +211,6 @@ def _resizes(node: fx.Node) -> bool:
     return math.prod(shape_of(node)) != math.prod(shape_of(node.all_input_nodes[0]))
 
 
-def _dequantizes(node: fx.Node) -> bool:
+def dequantizes(node: fx.Node) -> bool:
+    """Whether a node only tells what integers stand for."""
     return key(node).startswith("quantized_decomposed::dequantize")

@@ -10,6 +10,7 @@ from torch import fx
 
 from tersor.context import origin
 from tersor.cost.bound import bound, on_tensor_cores
+from tersor.cost.context import KEPT
 from tersor.cost.launches import Launch, launches
 from tersor.cost.memory import peak_bytes
 from tersor.cost.precision import precision_named
@@ -94,7 +95,8 @@ def cost(
     names = {node.name: node for node in program.nodes}
     resident = stays(found, target)
     layers = tuple(_layer(one, target, backend, names, resident) for one in found)
-    total = sum(layer.seconds for layer in layers) + call_seconds(target, backend)
+    total = sum(layer.seconds for layer in layers)
+    total += call_seconds(target, backend, total)
     least = sum(layer.bound for layer in layers)
     low, high = whole_interval(target, backend, found)
     weights, activations = peak_bytes(program.graph, precision, factor)
@@ -108,13 +110,13 @@ def timed(found: Sequence[Launch], target: Target, backend: str) -> tuple[float,
     """Predicted seconds of so many launches one after the other, and the least that they can take."""
     resident, start = stays(found, target), launch_seconds(target, backend)
     parts = [estimate(one, target, backend, resident) for one in found]
-    total = sum(part.seconds + start for part in parts) + call_seconds(target, backend)
-    return total, sum(part.least for part in parts)
+    total = sum(part.seconds + start for part in parts)
+    return total + call_seconds(target, backend, total), sum(part.least for part in parts)
 
 
 def stays(found: Sequence[Launch], target: Target) -> bool:
     """Whether all weights lie in the last-level cache when the next run begins, as far as that was measured."""
-    return target.cache_bandwidth > 0 and sum(one.weights for one in found) <= target.cache
+    return target.cache_bandwidth > 0 and sum(one.weights for one in found) <= KEPT * target.cache
 
 
 def _batch(program: Program, batch: int | None) -> tuple[int, float]:

@@ -27,7 +27,8 @@ def sizes(node: fx.Node, sort: str) -> dict[str, int]:
     shape = max((out, source), key=math.prod, default=())
     if sort == "permute":
         run = max(1, kept_run(node))
-        return {"m": math.prod(shape) // run, "n": run}
+        last = next((size for size in reversed(out) if size > 1), 1) if run == 1 else 1
+        return {"m": math.prod(shape) // run, "n": run, "groups": last}
     window = (flops(node) or 0) // max(1, math.prod(out)) if sort == "pool" else 1
     return {"m": math.prod(shape[:-1]), "n": shape[-1] if shape else 1, "window": max(1, window)}
 

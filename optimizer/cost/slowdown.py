@@ -20,6 +20,8 @@ from tersor.target import Target
 
 _UNKNOWN = 1.6
 """Slowdown of a class of which no measured model says anything."""
+_SHARED = 50e-6
+"""Seconds of work from which a run is taken to wake all threads."""
 _SPARSE_SHARE = 0.7
 """Share of the sparse peak's gain that kernels are assumed to reach; an assumption, not fitted."""
 
@@ -79,9 +81,18 @@ def launch_seconds(target: Target, backend: str) -> float:
     return max(fitted, target.launch) if target.device == "cuda" else (target.launch or fitted)
 
 
-def call_seconds(target: Target, backend: str) -> float:
-    """What one run costs before anything is computed; 0 where that was not measured."""
-    return float(target.corrections.get(backend, {}).get("call", 0.0))
+def call_seconds(target: Target, backend: str, computed: float) -> float:
+    """What one run costs beside what it computes: the call, and threads that have to wake; 0 if that is not measured.
+
+    Args:
+        target: the device.
+        backend: that runs it.
+        computed: seconds of all launches; threads share hardly anything of a run of microseconds.
+    """
+    fitted = target.corrections.get(backend)
+    if not fitted:
+        return 0.0
+    return float(fitted["call"]) + float(fitted["wake"]) * min(1.0, computed / _SHARED)
 
 
 def whole_interval(target: Target, backend: str, launches: list[Launch]) -> tuple[float, float]:

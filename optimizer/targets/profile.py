@@ -99,7 +99,7 @@ def _parsed(where: Path, changed: int) -> Any:
 
 
 def _is_correction(fitted: Any) -> bool:
-    wanted = {"call", "start", "function", "interval", "kinds"}
+    wanted = {"call", "wake", "start", "function", "context", "interval", "kinds"}
     return isinstance(fitted, dict) and wanted <= set(fitted) and isinstance(fitted["kinds"], dict)
 
 
