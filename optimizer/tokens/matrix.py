@@ -1,0 +1,110 @@
+"""Token reductions as matrices: into which new token each old one goes, and what becomes of features and sizes.
+
+Every method of this folder answers with one of two tensors over the old tokens:
+
+- ``parent`` [B, T] int64: the old token that each one is merged into, itself where it stays;
+- ``kept`` [B, K] int64: the old tokens that stay, in order, the others are dropped.
+
+Both mean a matrix [B, K, T] that new tokens are made with. The order of tokens never changes, so that tokens in front
+(class, distillation, registers) stay where they are. Only sums are scattered: an average is a sum divided by a sum,
+which every exporter writes rightly.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+def places(parent: Tensor) -> Tensor:
+    """The new position [B, T] of every old token, for parents that are their own.
+
+    >>> places(torch.tensor([[0, 3, 2, 3]])).tolist()
+    [[0, 2, 1, 2]]
+    """
+    stays = parent == torch.arange(parent.shape[1], device=parent.device)
+    return (stays.long().cumsum(1) - 1).gather(1, parent)
+
+
+def survivors(parent: Tensor, count: int) -> Tensor:
+    """The ``count`` old positions [B, K] that are their own parents, in order.
+
+    >>> survivors(torch.tensor([[0, 3, 2, 3]]), 3).tolist()
+    [[0, 2, 3]]
+    """
+    tokens = parent.shape[1]
+    place = torch.arange(tokens, device=parent.device)
+    left = torch.where(parent == place, tokens - place, torch.zeros_like(place))
+    return tokens - left.topk(count, dim=1).values
+
+
+def rows(index: Tensor, count: int) -> Tensor:
+    """Indices [B, N] into each sample's ``count`` tokens as indices [B * N] into those of all samples."""
+    start = torch.arange(index.shape[0], device=index.device) * count
+    return (index + start[:, None]).reshape(-1)
+
+
+def gathered(x: Tensor, index: Tensor) -> Tensor:
+    """Tokens [B, N, ...] of ``x`` [B, T, ...] at ``index`` [B, N]."""
+    flat = x.reshape([x.shape[0] * x.shape[1], *x.shape[2:]])
+    return flat.index_select(0, rows(index, x.shape[1])).reshape([*index.shape, *x.shape[2:]])
+
+
+def summed(x: Tensor, place: Tensor, count: int) -> Tensor:
+    """For each new token the sum [B, K, C] of the old ones [B, T, C] that go there."""
+    batch, _, width = x.shape
+    total = x.new_zeros([batch * count, width])
+    total = total.index_put([rows(place, count)], x.reshape([-1, width]), accumulate=True)
+    return total.reshape([batch, count, width])
+
+
+def merged(x: Tensor, place: Tensor, size: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """New tokens [B, K, C] as averages of old ones weighted by ``size`` [B, T, 1], and their sizes [B, K, 1].
+
+    A token of size 0 (padding) leaves no trace in what it is merged with.
+
+    >>> x, size = torch.tensor([[[1.0], [4.0]]]), torch.tensor([[[2.0], [1.0]]])
+    >>> merged(x, torch.zeros(1, 2, dtype=torch.long), size, 1)
+    (tensor([[[2.]]]), tensor([[[3.]]]))
+    """
+    total = summed(size, place, count)
+    smallest = torch.finfo(x.dtype).tiny
+    return summed(x * size, place, count) / total.clamp(min=smallest), total
+
+
+def averaged(x: Tensor, place: Tensor, weight: Tensor, size: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """As `merged`, with other weights [B, T, 1] for features than the sizes, which are only counted."""
+    return merged(x, place, weight, count)[0], summed(size, place, count)
+
+
+def restored(x: Tensor, place: Tensor) -> Tensor:
+    """Old tokens [B, T, ...], each a copy of the new one [B, K, ...] that it went into (ToMeSD, arXiv:2303.17604)."""
+    return gathered(x, place)
+
+
+def nearest(metric: Tensor, kept: Tensor) -> Tensor:
+    """For each old token the new position [B, T] of the most similar one that was kept (AT-EDM, arXiv:2405.05252).
+
+    Tokens that were kept are most similar to themselves.
+
+    Args:
+        metric: [B, T, D].
+        kept: [B, K].
+    """
+    unit = normalized(metric)
+    return (unit @ gathered(unit, kept).transpose(1, 2)).max(-1).indices
+
+
+def normalized(metric: Tensor) -> Tensor:
+    """Rows of length 1; zeros stay."""
+    return metric / metric.norm(dim=-1, keepdim=True).clamp(min=1e-12)
+
+
+def matrix(place: Tensor, weight: Tensor, count: int) -> Tensor:
+    """The reduction as a matrix [B, K, T] whose rows sum to 1, from places [B, T] and weights [B, T].
+
+    >>> matrix(torch.tensor([[0, 0, 1]]), torch.tensor([[1.0, 3.0, 2.0]]), 2).tolist()
+    [[[0.25, 0.75, 0.0], [0.0, 0.0, 1.0]]]
+    """
+    shared = (place[:, None, :] == torch.arange(count, device=place.device)[None, :, None]) * weight[:, None, :]
+    return shared / shared.sum(-1, keepdim=True).clamp(min=torch.finfo(weight.dtype).tiny)
