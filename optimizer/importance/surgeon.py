@@ -45,6 +45,9 @@ class Surgeon:
         damping: added to the diagonal, relative to its mean.
         patches: convolutions by their whole windows; False by channels, which is cheaper and blind to the window.
         samples: rows of one input that go into the sums of products at most.
+        prior: further samples of unrelated inputs, for each input of a layer one, that the second moments are taken
+            to hold: the mean under an inverse Wishart prior about their diagonal. With 0, inputs that outnumber the
+            samples look as if the others could always make up for them, and they cannot on other data.
     """
 
     relative: bool = True
@@ -52,6 +55,7 @@ class Surgeon:
     damping: float = 0.01
     patches: bool = True
     samples: int = 4096
+    prior: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.damping > 0:
@@ -82,7 +86,7 @@ class Surgeon:
         made: dict[Axis, list[Problem]] = {}
         for axis, read in part:
             if read.tap not in solved:
-                solved[read.tap] = _inverse(read, found[read.tap], self.damping)
+                solved[read.tap] = _inverse(read, found[read.tap], self.damping, self.prior)
             made.setdefault(axis, []).extend(_split(program, axes, axis, read, solved[read.tap], self.relative))
         return made
 
@@ -91,14 +95,16 @@ def _each(problems: Sequence[Problem], size: int) -> Tensor:
     return torch.stack([surgeon(problem, size) for problem in problems]).sum(0)
 
 
-def _inverse(read: Read, measured: Statistics, damping: float) -> tuple[Tensor, Tensor]:
+def _inverse(read: Read, measured: Statistics, damping: float, prior: float) -> tuple[Tensor, Tensor]:
     """Damped second moments per group of the layer, ``[groups, m, m]``, and their inverse."""
     assert measured.gram is not None and read.layer is not None
     gram = measured.gram / max(measured.samples, 1)
     if gram.dim() == 2:
         width = len(gram) // read.layer.groups
         gram = torch.stack([gram[at : at + width, at : at + width] for at in range(0, len(gram), width)])
-    moments = damped(gram, damping)
+    seen, added = max(measured.samples, 1), prior * gram.shape[-1]
+    diagonal = torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
+    moments = damped((seen * gram + added * diagonal) / (seen + added), damping)
     return moments, torch.cholesky_inverse(torch.linalg.cholesky(moments))
 
 

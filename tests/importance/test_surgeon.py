@@ -14,7 +14,7 @@ from tersor.importance.surgeon import Surgeon
 from tersor.importance.surgery import Problem, greedy, surgeon
 from tests.importance.models import Attention, Convolutions, Mlp, context, drawn, seeded, standard
 
-EXACT = Surgeon(relative=False, damping=1e-9, samples=10**9)
+EXACT = Surgeon(relative=False, damping=1e-9, samples=10**9, prior=0)
 
 
 def brute(rows: Tensor, weight: Tensor, gone: Tensor) -> Tensor:
@@ -133,3 +133,19 @@ def test_portions_do_not_change_the_scores(monkeypatch: pytest.MonkeyPatch) -> N
 def test_damping_must_be_positive() -> None:
     with pytest.raises(UsageError, match="above 0"):
         Surgeon(damping=0)
+
+
+def test_with_fewer_samples_than_inputs_nothing_looks_free() -> None:
+    """Five inputs on three samples: each is a combination of the others there, and of no use on other data."""
+    case, x = standard(Mlp, 6), drawn(3, 6, seed=3)
+    (group,) = case.free
+    plain, careful = (
+        Surgeon(relative=False, damping=1e-9, samples=10**9, prior=prior)(
+            case.program, case.axes, [group], context((x,))
+        )[group.axis]
+        for prior in (0.0, 1.0)
+    )
+    model = seeded(Mlp)
+    rows, weight = read(model, "second", drawn(400, 6, seed=5)), model.get_parameter("second.weight").detach().double()
+    wanted = torch.stack([brute(rows, weight, torch.arange(5) == index) for index in range(5)])
+    assert (plain.log() - wanted.log()).abs().mean() > 2 * (careful.log() - wanted.log()).abs().mean()
