@@ -149,18 +149,18 @@ class Levels:
 
 def _levels(node: fx.Node) -> Levels | str:
     """Where the integers of a layer's input come from, or why they cannot be multiplied."""
-    made, name = node.args[0], key(node).removeprefix(_DQ)
+    made, name = node.all_input_nodes[0], key(node).removeprefix(_DQ)
     if name == "per_token" and key(made) == "quantized_decomposed::quantize_per_token":
         given = arguments(made)
-        return Levels(made, True) if given["dtype"] == torch.int8 else f"scaled_matmul takes no {given['dtype']}"  # type: ignore[arg-type]
+        return Levels(made, True) if given["dtype"] == torch.int8 else f"scaled_matmul takes no {given['dtype']}"
     if name != "per_tensor" or key(made) != "quantized_decomposed::quantize_per_tensor":
         return f"scaled_matmul takes no activations quantized {name.replace('_', ' ')} elsewhere"
-    given = arguments(made)  # type: ignore[arg-type]
+    given = arguments(made)
     if isinstance(given["scale"], fx.Node):
         return "scaled_matmul takes no scale of a whole tensor that is found while the model runs; quantize per token"
     if given["dtype"] not in (torch.int8, torch.uint8):
         return f"scaled_matmul takes no {given['dtype']}"
-    return Levels(made, False)  # type: ignore[arg-type]
+    return Levels(made, False)
 
 
 def _sparse(site: Match, given: dict[str, Any], sizes: Sizes, gate: Gate, semi_structured: list[str]) -> Plan:

@@ -138,10 +138,11 @@ def attentions(gate: Gate) -> NodeRule:
         if reason := _attention_objection(q, k, v, mask, given["dropout_p"]):
             return reason
         sizes = [hint(size) for size in (*q.shape[:2], k.shape[1], q.shape[2], k.shape[2])]
-        seen = attention.pairs(sizes[3], sizes[4], given["is_causal"]) / max(sizes[3] * sizes[4], 1)
+        batch, heads, groups, queries, keys = sizes
+        seen = attention.pairs(queries, keys, given["is_causal"]) / max(queries * keys, 1)
         bias = 0 if mask is None else hint(mask.numel())
         size = max(known(q.shape[3]) or 1, known(v.shape[3]) or 1)
-        work = attention.work(*sizes, size, q.dtype, seen, bias)
+        work = attention.work(batch, heads, groups, queries, keys, size, q.dtype, seen, bias)
         rate = rate_name(q.dtype)
         if reason := gate.objection("attention", work, work, (rate, rate)):
             return reason

@@ -50,7 +50,7 @@ PLAIN: Table = {
 }
 """By the larger head size, for 16-bit formats."""
 CROWDED: Table = {
-    at: [(128, tile(8, 2, BLOCK_M=128, BLOCK_N=32)), (WIDEST, tile(8, 2, BLOCK_M=64, BLOCK_N=32))] for at in (80, 90)
+    at: [(64, tile(8, 2, BLOCK_M=128, BLOCK_N=32)), (WIDEST, tile(8, 2, BLOCK_M=64, BLOCK_N=32))] for at in (80, 90)
 }
 """The same with a bias, which takes as many registers as the scores, or with heads that fill no power of two."""
 WIDE: Table = {
@@ -280,8 +280,8 @@ def _fake(
 def variants(at: int) -> Iterator[Variant]:
     """What it is compiled for ahead of time."""
     half, whole = torch.bfloat16, torch.float32
+    yield variant(at, half, 64)
     for size in (64, 128, 256):
-        yield variant(at, half, size)
         yield variant(at, half, size, causal=True)
     yield variant(at, torch.float16, 128, causal=True, window=1024)
     yield variant(at, half, 64, bias=True)

@@ -34,27 +34,33 @@ from tersor.kernels.language import (
 from tersor.kernels.tile import Table, Tile, chosen, tile
 
 NAME = "tersor::gated_linear_attention"
-WIDEST = 256
-"""Size of keys up to which the memory fits in registers."""
+WIDEST = 128
+"""Size of keys up to which the memory and a chunk fit in registers; 256 spills on sm_80 and sm_90."""
 
 CHANNELS: Table = {
     at: [
         (64, tile(4, 1, BLOCK_TOKENS=16, BLOCK_VALUE=64)),
-        (128, tile(8, 1, BLOCK_TOKENS=16, BLOCK_VALUE=32)),
-        (WIDEST, tile(8, 1, BLOCK_TOKENS=16, BLOCK_VALUE=16)),
-    ]
-    for at in (80, 90)
-}
-"""By size of keys, for a gate for each channel."""
-HEADS: Table = {
-    at: [
-        (64, tile(8, 1, BLOCK_TOKENS=32, BLOCK_VALUE=64)),
-        (128, tile(8, 1, BLOCK_TOKENS=32, BLOCK_VALUE=32)),
         (WIDEST, tile(8, 1, BLOCK_TOKENS=16, BLOCK_VALUE=32)),
     ]
     for at in (80, 90)
 }
+"""By size of keys, for 16-bit formats and a gate for each channel."""
+HEADS: Table = {
+    at: [
+        (64, tile(8, 1, BLOCK_TOKENS=32, BLOCK_VALUE=64)),
+        (WIDEST, tile(8, 1, BLOCK_TOKENS=32, BLOCK_VALUE=32)),
+    ]
+    for at in (80, 90)
+}
 """The same for one gate for each head."""
+WIDE: Table = {
+    at: [
+        (64, tile(8, 1, BLOCK_TOKENS=16, BLOCK_VALUE=32)),
+        (WIDEST, tile(8, 1, BLOCK_TOKENS=16, BLOCK_VALUE=16)),
+    ]
+    for at in (80, 90)
+}
+"""The same for float32 and either kind of gate."""
 
 
 def reference(
@@ -204,6 +210,13 @@ def kernel(  # type: ignore[no-untyped-def]
     tl.store(memory_after + state_at, memory, mask=held)
 
 
+def tables(dtype: torch.dtype, per_channel: bool) -> Table:
+    """The table for a format and a kind of gate."""
+    if dtype == torch.float32:
+        return WIDE
+    return CHANNELS if per_channel else HEADS
+
+
 def launch(
     q: Tensor, k: Tensor, v: Tensor, gate: Tensor, state: Tensor | None = None, scale: float | None = None,
     exact: bool = False, cut: Tile | None = None,
@@ -237,7 +250,7 @@ def launch(
         grid = (blocks(v.shape[-1], cut.blocks["BLOCK_VALUE"]) * batch * heads,)
         run(wrap_triton(kernel), grid, cut, *operands, **constants)
 
-    at, table = capability(q), CHANNELS if gate.dim() == 4 else HEADS
+    at, table = capability(q), tables(q.dtype, gate.dim() == 4)
     key = (NAME, at, q.dtype, static(tokens), size, v.shape[-1], gate.dim())
     go(cut or best(key, chosen(table, at, size), [item for limit, item in table[at] if limit >= size], go))
     return made, memory
@@ -263,12 +276,11 @@ def variants(at: int) -> Iterator[Variant]:
     """What it is compiled for ahead of time."""
     for size, dtype, channels in (
         (64, torch.bfloat16, True), (128, torch.bfloat16, True), (64, torch.bfloat16, False),
-        (128, torch.bfloat16, False), (256, torch.float16, False), (256, torch.float16, True),
-        (64, torch.float32, True),
+        (128, torch.float16, False), (64, torch.float32, True), (128, torch.float32, False),
     ):  # fmt: skip
         text = f"keys and values of {size}, {str(dtype).removeprefix('torch.')}, gates of "
         text += "channels" if channels else "heads"
-        cut = chosen(CHANNELS if channels else HEADS, at, size)
+        cut = chosen(tables(dtype, channels), at, size)
         strides: list[Operand] = [4096 * 16 * size, size, 16 * size]
         gates: list[Operand] = strides if channels else [4096 * 16, 4096, 1]
         operands: list[Operand] = [dtype, dtype, dtype, torch.float32, torch.float32, dtype, torch.float32]

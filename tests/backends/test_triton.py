@@ -150,12 +150,13 @@ def static(program: Program) -> Program:
     from tersor.quant.weights import Whole
 
     layer = next(node for node in program.nodes if key(node) == "linear")
-    weight = program.weights[str(layer.args[1].target)]
+    source, stored = layer.all_input_nodes[:2]
+    weight = program.weights[str(stored.target)]
     scale = weight.abs().amax(1) / 127
     level = (weight / scale[:, None]).round().to(torch.int8)
     whole = Whole(level, scale, torch.zeros_like(scale, dtype=torch.int64), torch.zeros_like(scale))
     put_weight(program, layer, whole, GRIDS["int8"])
-    put_activation(layer.args[0], torch.tensor(0.02), torch.tensor(111), GRIDS["uint8"])
+    put_activation(source, torch.tensor(0.02), torch.tensor(111), GRIDS["uint8"])
     program.changed()
     return program
 
@@ -214,19 +215,18 @@ def _half(inputs: int, outputs: int) -> nn.Module:
 
 
 def test_large_layers_with_few_rows_pay_by_their_bytes() -> None:
-    class Fake(nn.Module):
-        def forward(self, x: torch.Tensor, level: torch.Tensor) -> torch.Tensor:
-            weight = Q.dequantize_per_channel_group(level, self.scale, None, -8, 7, torch.int8, 128, torch.float32)
-            return F.linear(x, weight)
+    class Constant(nn.Module):
+        scale: torch.Tensor
+        level: torch.Tensor
 
         def __init__(self) -> None:
             super().__init__()
             self.register_buffer("scale", torch.ones(2048, 16))
             self.register_buffer("level", torch.ones(2048, 2048, dtype=torch.int8))
 
-    class Constant(Fake):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
-            return super().forward(x, self.level)
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            numbers = (-8, 7, torch.int8, 128, torch.float32)
+            return F.linear(x, Q.dequantize_per_channel_group(self.level, self.scale, None, *numbers))
 
     program = capture_module(Constant().eval(), (torch.randn(1, 2048),), None)
     assert called(lower(program, H100)) == {"int4_matmul": 1}

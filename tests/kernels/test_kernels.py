@@ -177,8 +177,9 @@ def test_linear_attention_is_attention_with_decay() -> None:
     total = gate.cumsum(-1)
     weight = (q @ k.transpose(-1, -2)) * (total[..., :, None] - total[..., None, :]).exp().tril() / 2
     torch.testing.assert_close(gated_linear_attention.reference(q, k, v, gate)[0], weight @ v)
-    first, memory = gated_linear_attention.reference(*(item[:, :, :4] for item in (q, k, v, gate)))
-    second, _ = gated_linear_attention.reference(*(item[:, :, 4:] for item in (q, k, v, gate)), state=memory)
+    early, late = ([item[:, :, part] for item in (q, k, v, gate)] for part in (slice(0, 4), slice(4, 6)))
+    first, memory = gated_linear_attention.reference(early[0], early[1], early[2], early[3])
+    second, _ = gated_linear_attention.reference(late[0], late[1], late[2], late[3], memory)
     torch.testing.assert_close(torch.cat([first, second], 2), weight @ v)
 
 
