@@ -142,7 +142,8 @@ def _name(launch: Launch) -> str:
 def _model(launch: Launch, kinds: Mapping[str, Any]) -> Mapping[str, Any] | None:
     name = _name(launch)
     if name in kinds:
-        return kinds[name]  # type: ignore[no-any-return]
+        found: Mapping[str, Any] = kinds[name]
+        return found
     seen: set[str] = set()
     kind = launch.kind
     while kind not in kinds and kind in _LIKE and kind not in seen:
@@ -177,11 +178,12 @@ def _hats(column: Numbers, place: Numbers) -> Numbers:
 
 def _ridge(hats: Numbers, wanted: Numbers, weights: Numbers) -> tuple[float, Numbers]:
     """Intercept and values at the knots; the intercept is not drawn to zero."""
-    begin, values, current = float(np.average(wanted, weights=weights)), np.zeros(hats.shape[1]), weights
+    begin, current = float(np.average(wanted, weights=weights)), weights
+    values: Numbers = np.zeros(hats.shape[1])
     for _ in range(6):
         begin = float(np.average(wanted - hats @ values, weights=current))
         left = hats.T @ (current[:, None] * hats) + _STRENGTH * np.eye(hats.shape[1])
-        values = np.linalg.solve(left, hats.T @ (current * (wanted - begin)))
+        values = np.asarray(np.linalg.solve(left, hats.T @ (current * (wanted - begin))), dtype=np.float64)
         current = weights / np.maximum(np.abs(wanted - begin - hats @ values) / _OUTLIER, 1.0)
     return begin, values
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from tersor.targets.probes import Probe
@@ -96,9 +95,9 @@ class _Model:
             self.inputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, _shape(self.probe)))
         return name
 
-    def constant(self, value: NDArray[Any]) -> str:
+    def constant(self, value: Any) -> str:
         name = f"w{next(self.names)}"
-        self.constants[name] = numpy_helper.from_array(value, name)
+        self.constants[name] = numpy_helper.from_array(np.asarray(value), name)
         return name
 
     def quantized(self, value: str) -> str:

@@ -111,7 +111,16 @@ def _convolutions() -> Iterator[Probe]:
         few = dtype == "int8"
         for channels, side in itertools.product((16, 32, 64, 128, 256, 512), _SIDES[:: 2 if few else 1]):
             yield from _affordable(Probe("conv", channels, channels, side, 3, 1, dtype))
-        wide = ((16, 64), (24, 144), (64, 64), (64, 256), (96, 576), (160, 960), (256, 512), (512, 2048))
+        wide: tuple[tuple[int, int], ...] = (
+            (16, 64),
+            (24, 144),
+            (64, 64),
+            (64, 256),
+            (96, 576),
+            (160, 960),
+            (256, 512),
+            (512, 2048),
+        )
         wide += () if few else ((8, 48), (8, 96), (16, 96), (24, 24), (32, 192), (64, 384), (16, 256))
         for (a, b), side in itertools.product(wide, _SIDES[:: 2 if few else 1]):
             yield from _affordable(Probe("pointwise_conv", a, b, side, 1, 1, dtype))
