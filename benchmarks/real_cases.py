@@ -80,7 +80,7 @@ def sentence_encoder(batches: int = 32) -> Case:
         return float((neighbours(made) == wanted).float().mean())
 
     encoded = [encode(part) for part in minilm.batches(fitted)][:batches]
-    attention = [layer.attention.self for layer in model.encoder.layer]
+    attention = [layer.attention.self for layer in model.encoder.layer]  # type: ignore[union-attr]
     heads = {part: layer.num_attention_heads for layer in attention for part in (layer.query, layer.key, layer.value)}
     return Case(model, encoded[0], minilm.dynamic(), encoded, agreement, heads)
 

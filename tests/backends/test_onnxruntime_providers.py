@@ -53,6 +53,11 @@ def test_bound_tensors_give_what_the_program_does(program: Program) -> None:
         assert not torch.equal(again[0], got[0])
 
 
+def options_of(provider: runtime.Provider) -> dict[str, str]:
+    assert not isinstance(provider, str)
+    return provider[1]
+
+
 def test_the_cuda_provider_gets_its_options(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
@@ -65,7 +70,7 @@ def test_the_cuda_provider_gets_its_options(program: Program, monkeypatch: pytes
     find_backend("onnxruntime").compile(program, Target("cpu", "cpu", 1))
     cuda = ("CUDAExecutionProvider", {"use_tf32": "0", "prefer_nhwc": "1"})
     assert seen == [("cuda", [cuda, "CPUExecutionProvider"]), ("cpu", None)]
-    assert OnnxRuntime(tf32=True).cuda()[1]["use_tf32"] == "1"
+    assert options_of(OnnxRuntime(tf32=True).cuda())["use_tf32"] == "1"
 
 
 def test_a_provider_that_is_not_built_in(program: Program) -> None:
@@ -90,7 +95,7 @@ def test_the_tensorrt_provider_gets_profiles_types_and_caches(program: Program, 
         "TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider",
     ]  # fmt: skip
     name = program.interface.input_names[0]
-    options = providers[0][1]
+    options = options_of(providers[0])
     assert options["trt_profile_min_shapes"] == f"{name}:1x4"
     assert options["trt_profile_opt_shapes"] == f"{name}:2x4"
     assert options["trt_profile_max_shapes"] == f"{name}:16x4"
@@ -98,7 +103,7 @@ def test_the_tensorrt_provider_gets_profiles_types_and_caches(program: Program, 
     assert options["trt_timing_cache_path"] == str(tmp_path)
     assert {options[f"trt_{kind}_enable"] for kind in ("fp16", "bf16", "int8", "sparsity")} == {"0"}
     half = capture_module(nn.Linear(4, 4).half().eval(), (torch.randn(2, 4).half(),))
-    assert backend.providers(half, backend._model(half))[0][1]["trt_fp16_enable"] == "1"
+    assert options_of(backend.providers(half, backend._model(half))[0])["trt_fp16_enable"] == "1"
 
 
 def test_without_the_provider_it_is_missing_and_can_be_saved(program: Program, tmp_path: Path) -> None:

@@ -166,7 +166,7 @@ def lint(capsys: pytest.CaptureFixture[str]):
 
 
 def written(path: Path, operator: str) -> Path:
-    shape = ["batch", 4]
+    shape: list[str | int | None] = ["batch", 4]
     value = onnx.helper.make_tensor_value_info
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node(operator, ["x"], ["y"], name="the_node")], "g",

@@ -23,7 +23,8 @@ def programs():
 @pytest.fixture
 def told(programs):
     report = Report("a model", "", "h100", backend="inductor")
-    record(report, *programs, named("h100"))
+    before, after = programs
+    record(report, before, after, named("h100"))
     return report
 
 
@@ -34,7 +35,9 @@ def marks(made):
 def test_every_launch_is_a_mark_below_the_roof(told):
     before, after = marks(figure(told.rooflines))
     assert (len(before.x), len(after.x)) == tuple(len(one.layers) for one in told.rooflines) == (4, 1)
-    roofs = [trace for trace in figure(told.rooflines).data if trace.mode == "lines"]
+    drawn = figure(told.rooflines)
+    assert drawn is not None
+    roofs = [trace for trace in drawn.data if trace.mode == "lines"]
     assert max(max(trace.y) for trace in roofs) == pytest.approx(max(told.rooflines[0].rates.values()))
     for trace in (before, after):
         assert all(y <= 1.0001 * max(told.rooflines[0].rates.values()) for y in trace.y)
@@ -49,7 +52,8 @@ def test_one_program_is_drawn_once(programs):
 
 def test_without_a_sheet_nothing_is_told(programs):
     report = Report("a model", "", "cuda", backend="eager")
-    record(report, *programs, Target("cuda", "cuda"))
+    before, after = programs
+    record(report, before, after, Target("cuda", "cuda"))
     assert report.rooflines == [] and figure([]) is None
 
 
@@ -73,9 +77,10 @@ def test_predictions_stand_beside_measured_times(programs):
     )
     names = ("onnxruntime", "onnxruntime (original)", "eager (original)")
     report = Report("a model", "", "cpu", backend="onnxruntime", timings=[Timing(name, 1, 1, 1, 9) for name in names])
-    record(report, *programs, target)
+    before, after = programs
+    record(report, before, after, target)
     now, was, eager = (timing.predicted_ms for timing in report.timings)
-    assert 0 < now < was and eager is None
+    assert now is not None and was is not None and 0 < now < was and eager is None
 
 
 def test_page_shows_it_escaped():
