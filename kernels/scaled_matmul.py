@@ -177,6 +177,15 @@ def kernel(  # type: ignore[no-untyped-def]
     tl.store(made_at, value.to(made.dtype.element_ty), mask=(row[:, None] < rows) & (column[None, :] < outputs))
 
 
+def decodes(at: int, inputs: int) -> bool:
+    """Whether fp8 is multiplied as float16: on sm_80, and where blocks are cut, as Triton masks no loads of fp8.
+
+    >>> decodes(80, 4096), decodes(90, 4096), decodes(90, 4000)
+    (True, False, True)
+    """
+    return at < 90 or inputs % max(cut.blocks["BLOCK_K"] for _, cut in TILES[at]) != 0
+
+
 def launch(
     x: Tensor, weight: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor | None = None,
     zero: Tensor | None = None, sums: Tensor | None = None, activation: str = "none",
@@ -185,7 +194,7 @@ def launch(
     """`reference` by the Triton kernel, on a GPU or under Triton's interpreter.
 
     Args:
-        decode: multiply fp8 as float16; where None, if the GPU has no tensor cores for it.
+        decode: multiply fp8 as float16; where None, as `decodes` says.
     """
     check(x, weight, x_scale, weight_scale, bias, zero, sums, activation, dtype)
     inputs, outputs, at = weight.shape[1], weight.shape[0], capability(x)
@@ -195,7 +204,7 @@ def launch(
     if empty(x):
         return reference(x, weight, x_scale, weight_scale, bias, zero, sums, activation, dtype)
     rows = x.numel() // inputs
-    kind, decode = FORMATS[x.dtype], at < 90 if decode is None else decode
+    kind, decode = FORMATS[x.dtype], decodes(at, inputs) if decode is None else decode
     left, right = (item.contiguous() for item in (x, weight))
     if kind and decode:
         left, right = left.view(torch.uint8), right.view(torch.uint8)
@@ -250,7 +259,7 @@ def variant(
     at: int, kind: torch.dtype, rows: int, inputs: int, outputs: int, zero: bool = False, activation: str = "none"
 ) -> Variant:
     """One format, with a bias, to bfloat16."""
-    cut, whole, decode = chosen(TILES, at, rows), torch.float32, FORMATS[kind] > 0 and at < 90
+    cut, whole, decode = chosen(TILES, at, rows), torch.float32, FORMATS[kind] > 0 and decodes(at, inputs)
     kept, integers = torch.uint8 if decode else kind, torch.int32 if zero else None
     operands: list[Operand] = [kept, kept, whole, whole, torch.bfloat16, integers, integers, torch.bfloat16]
     text = f"{rows} x {inputs} to {outputs}, {str(kind).removeprefix('torch.')}" + ", zero" * zero
