@@ -133,8 +133,8 @@ def uniform(name: str, wanted: float, chosen: Any) -> dict[str, Any]:
 def budget_table(rows: dict[str, dict[str, Any]]) -> str:
     lines = [
         "A plan within 1 % of the metric (`tersor optimize MODEL --budget 1%`). Seconds are of all trials, and of "
-        "everything else that the command does, whatever else the machine did. The time is that of the plan relative to "
-        "the original's, with its 95 % interval.",
+        "everything else that the command does, whatever else the machine did. The time is that of the plan relative "
+        "to the original's, with its 95 % interval.",
         "",
         "| model | trials | their seconds | other seconds | plan | time | metric before | after |",
         "|---|---|---|---|---|---|---|---|",
