@@ -129,7 +129,8 @@ def summary(rows: dict[str, Row], times: dict[str, Row]) -> str:
     lines = [
         "Eight-bit weights and activations from the same calibration data. *Loss* is that of the first score against "
         "the float model; *goal*: at most half of the best other contestant's, or below 0.2 points. Times are shares "
-        "of what the float model takes in ONNX Runtime, batch 1; *seconds* are processor time for making the file.",
+        "of what the float model takes in ONNX Runtime, batch 1; *seconds* are processor time for making the file. "
+        "What is not listed has not been run.",
         "",
         head,
         "|---|---|---|---|---|---|---|---|---|---|---|",
