@@ -259,11 +259,11 @@ def _too_few(site: Site, block: int, keep: int) -> str:
 
 
 def described(method: Method) -> str:
-    """A method as text, settings that are zero or one left out.
+    """A method as text, settings at their defaults left out.
 
     >>> described(Window(reach=64, block=64))
     'window{reach=64;block=64}'
     """
-    told = [(item.name, getattr(method, item.name)) for item in fields(method)]  # type: ignore[arg-type]
-    shown = ";".join(f"{name}={value}" for name, value in told if value not in (0, 1))
+    told = [(item, getattr(method, item.name)) for item in fields(method)]  # type: ignore[arg-type]
+    shown = ";".join(f"{item.name}={value}" for item, value in told if value != item.default)
     return f"{method.name}{{{shown}}}" if shown else method.name
