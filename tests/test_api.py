@@ -180,7 +180,10 @@ def test_a_file_with_sequences_is_kept_as_it_is(tmp_path: Path) -> None:
     assert kept.to_onnx(tmp_path / "copy.onnx").read_bytes() == path.read_bytes()
 
 
-@pytest.mark.parametrize("options", [{"budget": 1.5}, {"budget": -0.1}, {"latency": 5.0}, {"recover": "least-square"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"budget": 1.5}, {"budget": -0.1}, {"latency": 5.0, "passes": "canonicalize"}, {"recover": "least-square"}],
+)
 def test_wrong_options_of_lossy_passes_are_refused(options: dict[str, Any]) -> None:
     with pytest.raises(UsageError, match=next(iter(options))):
         tersor.optimize(Net().eval(), (torch.randn(1, 3, 8, 8),), progress=False, **options)

@@ -34,12 +34,12 @@ class Text(nn.Module):
 
 @pytest.fixture(scope="module")
 def fixed() -> Program:
-    return load(Image(), (torch.zeros(2, 3, 6, 8),))
+    return load(Image().eval(), (torch.zeros(2, 3, 6, 8),))
 
 
 @pytest.fixture(scope="module")
 def free() -> Program:
-    return load(Image(), (torch.zeros(2, 3, 6, 8),), dynamic={"image": {0: torch.export.Dim("batch")}})
+    return load(Image().eval(), (torch.zeros(2, 3, 6, 8),), dynamic={"image": {0: torch.export.Dim("batch")}})
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ STAGES = (
     ),
     Stage(
         "tokens",
-        ("skip-windows", "drop-visual-tokens", "freeze-visual-tokens", "merge-tokens", "prune-tokens"),
+        ("merge-tokens", "prune-tokens"),
         "scores of tokens are taken from whole layers, before these are cut",
     ),
     Stage(

@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import re
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,10 @@ from tersor.errors import OutputError, UsageError
 from tersor.search.candidates import Row
 from tersor.search.journal import Journal
 from tersor.targets.profile import cache_folder
+
+TRIES = 10
+RACES = ("unique constraint", "already exists", "locked", "duplicate")
+"""What databases say where two workers create the same thing at once."""
 
 _URL = re.compile(r"[a-z][a-z0-9+]*://")
 
@@ -44,7 +49,7 @@ def open_journal(
         if path is not None:
             _prepare(path, fresh=where is None and not resume)
         url = f"sqlite:///{path}" if path is not None else _driven(str(where))
-        study = _study(url, f"tersor-{name}", resume=resume)
+        study = _opened(url, f"tersor-{name}", resume=resume)
     except (OSError, OutputError) as error:
         if where is not None:
             raise
@@ -71,6 +76,18 @@ def _prepare(path: Path, *, fresh: bool) -> None:
         raise OutputError(f"the study {str(path)!r} cannot be written: {error.strerror}", "choose another") from None
 
 
+def _opened(url: str, name: str, *, resume: bool) -> Any:
+    """`_study`, tried again where another worker makes the same tables or the same study at this moment."""
+    for _ in range(TRIES):
+        try:
+            return _study(url, name, resume=resume)
+        except UsageError as error:
+            if not any(word in str(error.__cause__).lower() for word in RACES):
+                raise
+            time.sleep(0.5)
+    return _study(url, name, resume=resume)
+
+
 def _study(url: str, name: str, *, resume: bool) -> Any:
     """The last study of this name, or the next one; raises UsageError where the database does not do."""
     import optuna
@@ -92,7 +109,7 @@ def _study(url: str, name: str, *, resume: bool) -> Any:
         raise UsageError(
             f"the study {_shown(url)} cannot be opened: {line}",
             "give a file, or a URL such as postgresql://user@host/database with its driver (psycopg2) installed",
-        ) from None
+        ) from cause
 
 
 def _driven(url: str) -> str:

@@ -86,7 +86,7 @@ def test_two_workers_share_the_work(tmp_path: Path) -> None:
 def check_two_workers(where: str) -> None:
     """Both end with the same plan, and hardly anything is made twice."""
     worlds, found = [World(EFFECTS, 0.01), World(EFFECTS, 0.01)], {}
-    barrier = threading.Barrier(2)
+    barrier = threading.Barrier(2, timeout=120)
 
     def work(number: int) -> None:
         own = open_journal(where, "shared", ROWS, resume=True, say=print)
@@ -140,9 +140,10 @@ signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 said = []
 own = journal(Path(sys.argv[1]), resume=True)
 own.say = said.append
-size = Path(sys.argv[1]).stat().st_size
-resource.setrlimit(resource.RLIMIT_FSIZE, (size + 8192, size + 8192))
-best = searched(own, World(EFFECTS, 0.01)).best()
+world = World(EFFECTS, 0.01)
+own.evaluate([(), (ROWS[0][0],)], world.trial)
+resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+best = searched(own, world).best()
 print(len(said), ",".join(item.spec for item in best), said)
 """
 
