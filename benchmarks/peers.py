@@ -2,7 +2,7 @@
 
 Run: python benchmarks/peers.py [--models real:minilm,timm:resnet18,...] [--seconds 6] [--write]
 Times are of one thread count, batch 1 where torch.onnx.export manages it, else 2.
-Ratios are to ONNX Runtime on the original file: the one that torch.onnx.export writes, or the one that users have (OCR).
+Ratios are to ONNX Runtime on the original file: what torch.onnx.export writes, or what users have (OCR).
 """
 
 from __future__ import annotations

@@ -28,7 +28,7 @@ def repairer(method: str, progress: Progress, seed: int, seconds: float = 60.0) 
     """
     if method == "none":
         return None
-    steps = ("least-squares", "distill") if method == "distill" else (method,)
+    steps: tuple[str, ...] = ("least-squares", "distill") if method == "distill" else (method,)
 
     def repair(before: Program, damaged: Program, context: Context) -> tuple[Program, list[SiteRecord]]:
         correspondence = recover.Correspondence(tuple(context.cuts))

@@ -34,7 +34,7 @@ def fused(graph: fx.Graph, attributes: Mapping[str, Any]) -> fx.GraphModule:
         elif str(node.target) == _CONSTANT and all(_is_constant(item) for item in node.args):
             given = [held[str(item.target)] if isinstance(item, fx.Node) else item for item in node.args]
             name = f"taken_back_{node.name}"
-            held[name] = node.target(*given, **node.kwargs)  # type: ignore[operator]
+            held[name] = node.target(*given, **node.kwargs)
             with copy.inserting_before(node):
                 node.replace_all_uses_with(copy.get_attr(name))
             copy.erase_node(node)

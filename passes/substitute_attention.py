@@ -97,11 +97,11 @@ class SubstituteAttention:
                 found.append((node, made))
         speller = Speller()
         for node, choice in self._affordable(program, context, found, speller):
-            made = _spelled(program, node, choice, speller)
-            if isinstance(made, str):
-                context.skip(node, made)
+            spelled = _spelled(program, node, choice, speller)
+            if isinstance(spelled, str):
+                context.skip(node, spelled)
             elif context.take(node, _told(choice)):
-                stand_for(program, node, made)
+                stand_for(program, node, spelled)
         erase_unused(program)
         program.prune_weights()
         program.changed()

@@ -76,7 +76,9 @@ def distill(
     with torch.enable_grad():
         for step in range(steps):
             place = step % len(samples)
-            query, key, value, bias = (None if x is None else x.detach().float() for x in samples[place])
+            query, key, value, bias = samples[place]
+            query, key, value = (x.detach().float() for x in (query, key, value))
+            bias = None if bias is None else bias.detach().float()
             made = distilled_attention(query, key, value, bias, asked=weights[0], known=weights[1], causal=causal)
             loss = ((made - wanted[place].float()).square().mean((0, 2, 3)) / (energy + 1e-12)).sum()
             optimizer.zero_grad()

@@ -91,9 +91,10 @@ _VIEWS = (torch.ops.aten.view.default, torch.ops.aten._unsafe_view.default)
 
 def _example(value: Tensor, generator: torch.Generator) -> Tensor:
     """A tensor of the shape at the example, or larger where that differs from call to call."""
+    sizes: list[Any] = list(value.shape)
     shape = [
         int(size) if known(size) is not None else max(_least(axis) + 1, int(size.node.hint))
-        for axis, size in enumerate(value.shape)
+        for axis, size in enumerate(sizes)
     ]
     if value.dtype == torch.bool:
         return torch.ones(shape, dtype=torch.bool)

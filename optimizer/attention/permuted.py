@@ -53,15 +53,15 @@ def permuted_attention(
     heads, seen = query.shape[1], key.shape[2]
     rows, across = (segment, segment) if causal else (block, whole(seen, block))
     order = key_order(query, key, bias, segment=across, causal=causal, scale=scale)
-    shuffled = [_shuffled(x, order, across) for x in (repeated(key, heads), repeated(value, heads))]
+    keys, values = (_shuffled(x, order, across) for x in (repeated(key, heads), repeated(value, heads)))
     low = hidden(query.dtype)
     known = bias
     if bias is not None or seen % across:
         known = query.new_zeros(1, 1, 1, seen) if bias is None else bias
         known = _shuffled(known.mT, order, across, low).mT
-    index = select_blocks(query, shuffled[0], known, rows=rows, block=block, keep=keep, causal=causal)
+    index = select_blocks(query, keys, known, rows=rows, block=block, keep=keep, causal=causal)
     own = (key, value, bias) if causal else None
-    return gathered_attention(query, *shuffled, index, known, rows=rows, block=block, own=own, scale=scale)
+    return gathered_attention(query, keys, values, index, known, rows=rows, block=block, own=own, scale=scale)
 
 
 def _shuffled(x: Tensor, order: Tensor, segment: int, fill: float = 0.0) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -42,26 +44,26 @@ def pooled_attention(
     >>> pooled_attention(x, x, x, window=2).shape
     torch.Size([1, 1, 4, 2])
     """
-    shared = {"enable_gqa": True} if key.shape[1] != query.shape[1] else {}
+    attend = partial(F.scaled_dot_product_attention, scale=scale, enable_gqa=key.shape[1] != query.shape[1])
     if line:
-        parts = [_by_squares(x, window, line, prefix) for x in (key, value)]
-        mask = _log_sizes(query, parts[0].shape[2], prefix, float(window**2))
-        return F.scaled_dot_product_attention(query, *parts, mask, scale=scale, **shared)
+        keys, values = (_by_squares(x, window, line, prefix) for x in (key, value))
+        mask = _log_sizes(query, keys.shape[2], prefix, float(window**2))
+        return attend(query, keys, values, mask)
     whole_windows = (key.shape[2] - prefix) % window == 0
     if bias is None and whole_windows:
-        parts = [_joined(x, x[:, :, prefix:], window, prefix) for x in (key, value)]
-        mask = _log_sizes(query, parts[0].shape[2], prefix, float(window))
-        return F.scaled_dot_product_attention(query, *parts, mask, scale=scale, **shared)
+        keys, values = (_joined(x, x[:, :, prefix:], window, prefix) for x in (key, value))
+        mask = _log_sizes(query, keys.shape[2], prefix, float(window))
+        return attend(query, keys, values, mask)
     given = query.new_zeros(1, 1, 1, key.shape[2]) if bias is None else bias
     weight = given.mT[:, :, prefix:].exp()
     total = cut(weight, window).sum(3)
-    parts = [
+    keys, values = (
         torch.cat([x[:, :, :prefix], cut(x[:, :, prefix:] * weight, window).sum(3) / total.clamp(min=1e-6)], 2)
         for x in (key, value)
-    ]
+    )
     sizes = total.log().clamp(min=hidden(query.dtype)).mT
     mask = torch.cat([given[..., :prefix], sizes], -1)
-    return F.scaled_dot_product_attention(query, *parts, mask, scale=scale, **shared)
+    return attend(query, keys, values, mask)
 
 
 def _joined(x: Tensor, rest: Tensor, window: int, prefix: int) -> Tensor:

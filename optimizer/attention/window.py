@@ -135,8 +135,8 @@ def _dilated(
     if bias is not None:
         bias = padded(bias.mT, 0, total - length, hidden(query.dtype)).expand(batch, -1, -1, -1)
         bias = _strided(bias, step).mT
-    parts = [_strided(padded(x, 0, total - length), step) for x in (query, key, value)]
-    result = window_attention(*parts, bias, reach=reach, block=block, causal=causal, scale=scale)
+    query, key, value = (_strided(padded(x, 0, total - length), step) for x in (query, key, value))
+    result = window_attention(query, key, value, bias, reach=reach, block=block, causal=causal, scale=scale)
     return result.reshape(step, batch, *result.shape[1:]).permute(1, 2, 3, 0, 4).flatten(2, 3)[:, :, :length]
 
 

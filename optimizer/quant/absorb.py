@@ -86,7 +86,7 @@ def absorb(program: Program, node: fx.Node, factors: Tensor) -> None:
     """Divide the result of a node that `absorber` found by ``factors``, one for each of its channels, float64 [n]."""
     if key(node) == "getitem":
         split: Any = node.args[0]
-        sizes, place = arguments(split)["split_sizes"], int(node.args[1])  # type: ignore[call-overload]
+        sizes, place = arguments(split)["split_sizes"], int(node.args[1])  # type: ignore[arg-type]
         whole = torch.ones(sum(sizes), dtype=factors.dtype)
         whole[sum(sizes[:place]) :][: sizes[place]] = factors
         node, factors = arguments(split)["self"], whole

@@ -259,12 +259,12 @@ class _Writer:
     def encoded(self, value: fx.Node, before: fx.Node) -> fx.Node:
         do = partial(self._insert, before)
         wide = value if self.dtype == torch.float32 else do(aten._to_copy.default, value, dtype=torch.float32)
-        made: fx.Node = encode(self.codec, wide, *self.parameters, do=do)
+        made: fx.Node = encode(self.codec, wide, *self.parameters, do=do)  # type: ignore[arg-type, misc]
         return made
 
     def decoded(self, stored: fx.Node, before: fx.Node) -> fx.Node:
         do = partial(self._insert, before)
-        made: fx.Node = decode(self.codec, stored, *self.parameters, do=do)
+        made: fx.Node = decode(self.codec, stored, *self.parameters, do=do)  # type: ignore[arg-type, misc]
         return made if self.dtype == torch.float32 else do(aten._to_copy.default, made, dtype=self.dtype)
 
     def _insert(self, before: fx.Node, target: Any, *args: Any, **kwargs: Any) -> fx.Node:

@@ -61,8 +61,10 @@ def look(
     """
     histograms, averages = {name: Histogram() for name in ranges}, {name: Mean(dim) for name, dim in means.items()}
     adders: dict[str, list[Callable[[Tensor], None]]] = defaultdict(list)
-    for name, item in (*histograms.items(), *averages.items()):
-        adders[name].append(item.add)
+    for name, histogram in histograms.items():
+        adders[name].append(histogram.add)
+    for name, mean in averages.items():
+        adders[name].append(mean.add)
     observe(program, {name: _all(items) for name, items in adders.items()}, inputs, progress=progress)
     return histograms, averages
 

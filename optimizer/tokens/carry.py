@@ -61,7 +61,8 @@ class Carrier:
     rules: dict[str, Callable[[Carrier, fx.Node], None]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        found = [(item.node, item.term) for item in (*self.axes.contractions, *self.axes.spans)]
+        found = [(item.node, item.term) for item in self.axes.contractions]
+        found += [(item.node, item.term) for item in self.axes.spans]
         self.crossing = frozenset(node for node, term in found if self.tokens.touches(term))
 
     def visit(self, node: fx.Node) -> None:

@@ -88,7 +88,7 @@ def learn(error: Model, layers: int, work: Callable[[Tensor], Tensor], wanted: f
         if float(loss.detach()) < best[0] and abs(float(gap.detach())) < 0.05:
             best = float(loss.detach()), logits.detach().clone()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
     chosen = best[1] if best[0] < float("inf") else logits.detach()
     return ((chosen.softmax(-1) * shares(chosen)).sum(-1)).tolist()

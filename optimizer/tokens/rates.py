@@ -43,7 +43,8 @@ def schedule(tokens: int, layers: int, share: float, shape: str = "constant") ->
         "decreasing": [2.0 * (layers - place) - 1.0 for place in range(layers)],
         "early": [1.0] + [0.0] * (layers - 1),
     }[shape]
-    whole, made, passed = sum(weights), [], 0.0
+    whole, passed = sum(weights), 0.0
+    made: list[int] = []
     for weight in weights:
         passed += weight
         made.append(round(total * passed / whole) - sum(made))

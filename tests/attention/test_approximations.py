@@ -49,8 +49,8 @@ def test_pooling_equal_keys_is_exact(prefix: int) -> None:
 
 def test_pooling_squares_of_a_grid() -> None:
     query, key, value = operands(16)
-    means = [x.reshape(2, 4, 2, 2, 2, 2, -1).mean((3, 5)).flatten(2, 3) for x in (key, value)]
-    close(pooled_attention(query, key, value, window=2, line=4), attention(query, *means))
+    keys, values = (x.reshape(2, 4, 2, 2, 2, 2, -1).mean((3, 5)).flatten(2, 3) for x in (key, value))
+    close(pooled_attention(query, key, value, window=2, line=4), attention(query, keys, values))
 
 
 def test_pooling_leaves_masked_keys_out() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import onnx
 import onnx_ir as ir
@@ -407,7 +407,8 @@ def _use_profile(self: Any, index: int, stream: int) -> bool:
 
 
 def _set_input(self: Any, name: str, shape: tuple[int, ...]) -> bool:
-    low, _, high = (list(item) for item in _range(self._engine, name, self._place))
+    least, _, most = _range(self._engine, name, self._place)
+    low, high = ([size for size in cast(Any, item)] for item in (least, most))
     if not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
         return False
     self._shapes[name] = tuple(shape)

@@ -46,7 +46,7 @@ class Layer(nn.Module):
 
     def heads(self, length: int) -> tuple[Tensor, Tensor]:
         """Queries and keys [1, H, L, E] that depend on the place alone."""
-        near, first = self.near[:length], self.first[:length]
+        near, first = (self.get_buffer(name)[:length] for name in ("near", "first"))
         query = torch.stack([near] * self.local + [torch.full_like(first, 6.0)] * (HEADS - self.local))
         known = torch.stack([near] * self.local + [first] * (HEADS - self.local))
         return query[None], known[None, :: HEADS // self.shared]
