@@ -35,7 +35,7 @@ def schedule(tokens: int, layers: int, share: float, shape: str = "constant") ->
     end, "early" all at the first layer.
 
     >>> schedule(196, 4, 0.5), schedule(196, 4, 0.5, "decreasing"), schedule(196, 4, 0.5, "early")
-    ([24, 25, 24, 25], [43, 30, 19, 6], [98, 0, 0, 0])
+    ([24, 25, 25, 24], [43, 31, 18, 6], [98, 0, 0, 0])
     """
     total = round(share * tokens)
     weights = {
