@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -50,6 +50,7 @@ class Triton:
 
     name: str = "triton"
     description: str = "Inductor with the project's kernels, on NVIDIA GPUs"
+    devices: ClassVar[tuple[str, ...]] = ("cuda",)
 
     def missing(self) -> str | None:
         """It needs a CUDA device, PyTorch built for it, and Triton."""
