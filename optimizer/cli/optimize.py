@@ -28,15 +28,7 @@ def optimize(
     passes: options.Passes = None,
     target: options.TargetName = "cpu",
     backend: options.BackendName = "auto",
-    deploy: Annotated[
-        str,
-        typer.Option(
-            "--deploy",
-            metavar="NAME",
-            autocompletion=options._complete_backend,
-            help="Runtime that the folder OUT is for; it need not be installed. Default: the one that was kept.",
-        ),
-    ] = "",
+    deploy: options.Deploy = "",
     report: Annotated[
         list[Path] | None,
         typer.Option("--report", metavar="FILE", help="Also write the report: .html, .json or .txt. Repeatable."),
@@ -65,13 +57,9 @@ def optimize(
         raise UsageError("no output was given", "add -o OUT.onnx, or --dry-run to only see what would be done")
     common: dict[str, Any] = {"passes": passes, "target": target, "sizes": options.sizes(dim) or None}
     rest: dict[str, Any] = {
-        "backend": backend,
-        "budget": options.fraction(budget),
-        "opset": opset,
-        "seed": seed,
-        "seconds": seconds,
-    }
-    rest |= {"recover": recover, "latency": latency, "study": study, "resume": resume}
+        "backend": backend, "budget": options.fraction(budget), "opset": opset, "seed": seed, "seconds": seconds,
+        "recover": recover, "latency": latency, "study": study, "resume": resume,
+    }  # fmt: skip
     _check_outputs(None if dry_run else output, report or [], model, force)
     _check_names(passes, target, backend, deploy)
     _check_plan(passes, rest, dry_run)

@@ -90,6 +90,15 @@ BackendName = Annotated[
         "--backend", metavar="NAME", autocompletion=_complete_backend, help="Runtime; auto keeps the fastest one."
     ),
 ]
+Deploy = Annotated[
+    str,
+    typer.Option(
+        "--deploy",
+        metavar="NAME",
+        autocompletion=_complete_backend,
+        help="Runtime that the folder OUT is for; it need not be installed. Default: the one that was kept.",
+    ),
+]
 
 
 def sizes(items: Sequence[str] | None) -> dict[str, int]:

@@ -408,7 +408,7 @@ def _use_profile(self: Any, index: int, stream: int) -> bool:
 
 def _set_input(self: Any, name: str, shape: tuple[int, ...]) -> bool:
     least, _, most = _range(self._engine, name, self._place)
-    low, high = ([size for size in cast(Any, item)] for item in (least, most))
+    low, high = (list(cast(Any, item)) for item in (least, most))
     if not all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True)):
         return False
     self._shapes[name] = tuple(shape)
