@@ -75,7 +75,7 @@ def restore(program: Program, before: fx.Node, stage: Stage, node: fx.Node, run:
 
     def back(x: Tensor, place: Tensor) -> Tensor:
         index = _stretched(place, run, x.shape[run.dim] - run.after if run.after else 0)
-        return gathered(x.movedim(run.dim, 1), index).movedim(1, run.dim)
+        return moved(gathered(moved(x, run.dim, 1), index), 1, run.dim)
 
     made = insert(program, before, back, node, stage.place)
     assert isinstance(made, fx.Node)
@@ -100,10 +100,10 @@ def bring(
     def taken(x: Tensor, kept: Tensor) -> Tensor:
         index = _stretched(kept, run, 0)
         if batched:
-            return gathered(x.movedim(run.dim, 1), index).movedim(1, run.dim)
-        rows = x.reshape([1] * lead + list(x.shape)).squeeze(0).movedim(run.dim + lead - 1, 0)
+            return moved(gathered(moved(x, run.dim, 1), index), 1, run.dim)
+        rows = moved(x.reshape([1] * lead + list(x.shape)).squeeze(0), run.dim + lead - 1, 0)
         chosen = rows.index_select(0, index.reshape(-1)).reshape([*index.shape, *rows.shape[1:]])
-        return chosen.movedim(1, run.dim + lead)
+        return moved(chosen, 1, run.dim + lead)
 
     stage.sides[place] = insert(program, before, taken, node, stage.kept)
     return stage.sides[place]
@@ -119,3 +119,16 @@ def _stretched(index: Tensor, run: Run, behind: Any) -> Tensor:
         back = torch.arange(run.after, device=index.device) + behind
         index = torch.cat([index, back.expand(index.shape[0], run.after)], dim=1)
     return index
+
+
+def moved(x: Tensor, source: int, target: int) -> Tensor:
+    """One axis moved, as ``permute``: torch.onnx.export knows no ``movedim``.
+
+    >>> moved(torch.ones(2, 3, 4), 2, 0).shape
+    torch.Size([4, 2, 3])
+    """
+    if source == target:
+        return x
+    order = [axis for axis in range(x.dim()) if axis != source]
+    order.insert(target, source)
+    return x.permute(order)
