@@ -8,19 +8,20 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 
 from tersor.backend import Compiled, Finding
 from tersor.backends._deploy import make_folder, write_script
-from tersor.backends._triton_lint import findings
-from tersor.backends._triton_lower import Lowering, lower
 from tersor.errors import BackendError
 from tersor.export.reexport import first_line, reexport
 from tersor.interface import Flat
 from tersor.program import Program
 from tersor.target import Target, known
+
+if TYPE_CHECKING:
+    from tersor.backends._triton_lower import Lowering
 
 _SCRIPT = """\
 from pathlib import Path
@@ -65,6 +66,8 @@ class Triton:
 
     def compile(self, program: Program, target: Target) -> Compiled:
         """A callable that takes and returns tensors of the CPU or the GPU, as given; raises BackendError."""
+        from tersor.backends._triton_lower import lower
+
         made = lower(program, self._usable(target))
         fixed = not program.dimensions
         try:
@@ -80,6 +83,8 @@ class Triton:
 
     def save(self, program: Program, folder: Path) -> list[Path]:
         """Write ``model.pt2``, a package of AOTInductor for this device, and scripts that run it without Tersor."""
+        from tersor.backends._triton_lower import lower
+
         made = lower(program, self._usable(Target("cuda", "cuda")))
         make_folder(folder)
         package(made.program, folder / "model.pt2", "cuda")
@@ -87,6 +92,8 @@ class Triton:
 
     def lint(self, program: Program, target: Target) -> list[Finding]:
         """Dtypes, head sizes and shapes that run slowly or not at all; needs no GPU."""
+        from tersor.backends._triton_lint import findings
+
         return findings(program, target)
 
     def _usable(self, target: Target) -> Target:

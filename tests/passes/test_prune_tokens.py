@@ -29,17 +29,17 @@ def by_hand(model: Encoder, x: torch.Tensor, count: int, rule: str) -> torch.Ten
     assert model.special is not None
     x = torch.cat([model.special.expand(len(x), -1, -1), model.enter(x)], dim=1)
     first, *rest = model.blocks
-    inner = first.norm1(x)  # type: ignore[operator, union-attr]
+    inner = first.norm1(x)  # type: ignore[operator]
     batch, tokens, width = inner.shape
-    qkv = first.qkv(inner).reshape(batch, tokens, 3, 2, width // 2).permute(2, 0, 3, 1, 4)  # type: ignore[operator, union-attr]
+    qkv = first.qkv(inner).reshape(batch, tokens, 3, 2, width // 2).permute(2, 0, 3, 1, 4)  # type: ignore[operator]
     query, keys, _ = qkv.unbind(0)
     weights = (query @ keys.transpose(-1, -2) * (width // 2) ** -0.5).softmax(-1)
     score = weights[:, :, 0].mean(1) if rule == "class-only" else weights.mean((1, 2))
     score[:, 0] = torch.inf
     kept = score.topk(tokens - count).indices.sort().values
-    x = x + first.attend(inner, None, None, False)  # type: ignore[operator, union-attr]
+    x = x + first.attend(inner, None, None, False)  # type: ignore[operator]
     x = torch.stack([row[places] for row, places in zip(x, kept, strict=True)])
-    x = x + first.mlp(first.norm2(x))  # type: ignore[operator, union-attr]
+    x = x + first.mlp(first.norm2(x))  # type: ignore[operator]
     for block in rest:
         x = block(x)
     made: torch.Tensor = model.head(model.norm(x)[:, 0])
