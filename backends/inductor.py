@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +11,7 @@ import torch
 
 from tersor.backend import Compiled, Finding
 from tersor.backends._deploy import save_exported
+from tersor.backends._inductor_warnings import quiet
 from tersor.errors import BackendError
 from tersor.interface import Flat
 from tersor.program import Program
@@ -49,7 +47,7 @@ class Inductor:
         compiled = torch.compile(program.module(), dynamic=dynamic, fullgraph=True, options=dict(_OPTIONS))
 
         def run(*inputs: torch.Tensor) -> Flat:
-            with torch.no_grad(), _quiet():
+            with torch.no_grad(), quiet():
                 return tuple(compiled(*inputs))
 
         try:
@@ -82,15 +80,6 @@ def _marked(program: Program) -> Flat:
                 torch._dynamo.maybe_mark_dynamic(copied, axis)
         inputs.append(copied)
     return tuple(inputs)
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inductor imports and calls deprecated parts of PyTorch while it compiles."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch.*")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="(torch|copyreg).*")
-        yield
 
 
 BACKEND = Inductor()

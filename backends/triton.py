@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -14,6 +12,7 @@ import torch
 
 from tersor.backend import Compiled, Finding
 from tersor.backends._deploy import make_folder, write_script
+from tersor.backends._inductor_warnings import quiet
 from tersor.errors import BackendError
 from tersor.export.reexport import first_line, reexport
 from tersor.interface import Flat
@@ -131,7 +130,7 @@ def package(program: Program, path: Path, device: str, options: dict[str, Any] |
     """Compile ahead of time into one file, whole or not at all; raises BackendError."""
     temporary = path.with_name(f".partial-{path.name}")
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             torch._inductor.aoti_compile_and_package(
                 exported(program, device), package_path=str(temporary), inductor_configs=options
             )
@@ -187,22 +186,13 @@ def _moving(compiled: Any, copied: bool) -> Compiled:
 
     def run(*inputs: torch.Tensor) -> Flat:
         away = bool(inputs) and all(value.device.type == "cpu" for value in inputs)
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             made: Sequence[torch.Tensor] = compiled(*(value.to("cuda") for value in inputs))
             if away:
                 return tuple(value.cpu() for value in made)
             return tuple(value.clone() for value in made) if copied else tuple(made)
 
     return run
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Inductor imports and calls deprecated parts of PyTorch while it compiles."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch.*")
-        warnings.filterwarnings("ignore", category=FutureWarning, module="(torch|copyreg).*")
-        yield
 
 
 BACKEND = Triton()
