@@ -3,6 +3,7 @@
 Run: python benchmarks/peers.py [--models real:minilm,timm:resnet18,...] [--seconds 6] [--write]
 Times are of one thread count, batch 1 where torch.onnx.export manages it, else 2.
 Ratios are to ONNX Runtime on the original file: what torch.onnx.export writes, or what users have (OCR).
+Every contestant takes PyTorch tensors and returns PyTorch tensors.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ CONTESTANTS = (
     "torch eager", "Inductor", "Inductor frozen", "ONNX Runtime", "OpenVINO", "onnxsim + ONNX Runtime",
     "OnnxSlim + ONNX Runtime", "onnxscript + ONNX Runtime", "Tersor + ONNX Runtime", "Tersor + OpenVINO", "Tersor auto",
 )  # fmt: skip
+AUTO = "Tersor auto"
 
 
 def export(model: Any, inputs: tuple[Any, ...] | dict[str, Any], path: Path, dynamic: Any = None) -> None:
@@ -45,21 +47,33 @@ def export(model: Any, inputs: tuple[Any, ...] | dict[str, Any], path: Path, dyn
 
 def ort(path: Path, inputs: list[Any]) -> Callable[[], Any]:
     import onnxruntime
+    import torch
 
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-    feed = {item.name: value.numpy() for item, value in zip(session.get_inputs(), inputs, strict=True)}
-    return lambda: session.run(None, feed)
+    names = [item.name for item in session.get_inputs()]
+
+    def run() -> Any:
+        outputs = session.run(None, {name: value.numpy() for name, value in zip(names, inputs, strict=True)})
+        return [torch.from_numpy(value) for value in outputs]
+
+    return run
 
 
 def openvino(path: Path, inputs: list[Any]) -> Callable[[], Any]:
     import openvino as ov
+    import torch
 
     core = ov.Core()
     compiled = core.compile_model(
         core.read_model(str(path)), "CPU", {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
     )
-    request, arrays = compiled.create_infer_request(), [value.numpy() for value in inputs]
-    return lambda: request.infer(arrays)
+    request = compiled.create_infer_request()
+
+    def run() -> Any:
+        outputs = request.infer([value.numpy() for value in inputs])
+        return [torch.from_numpy(value) for value in outputs.values()]
+
+    return run
 
 
 def rewriters(path: Path, folder: Path) -> dict[str, Callable[[], Path]]:
@@ -229,7 +243,7 @@ def main() -> int:
         problems += [f"- {name}, {label}: {why}" for label, why in missing.items()]
         shown = {label: round(timing.median_ms, 2) for label, timing in rows[name].items()}
         print(name, shown, counts[name], missing, flush=True)
-        print(runtime_table({name: ratios[name]}).splitlines()[-1], flush=True)
+        print(runtime_table({name: ratios[name]}).splitlines()[-2], flush=True)
     text = "\n\n".join([table(rows), runtime_table(ratios), node_table(counts)])
     if options.quick:
         text += "\n\nWithout Inductor and `auto` (`--quick`)."
@@ -245,23 +259,27 @@ def same_runtime(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[st
     """Our file against the original's in one runtime, the two alone: other libraries' threads spin on after a call."""
     from tersor.measure import paired
 
-    runtimes = ("ONNX Runtime", "OpenVINO")
-    pairs = {name: (calls.get(name), calls.get(f"Tersor + {name}")) for name in runtimes}
+    pairs = {name: (calls.get(name), calls.get(f"Tersor + {name}")) for name in ("ONNX Runtime", "OpenVINO")}
+    pairs[AUTO] = calls.get("ONNX Runtime"), calls.get(AUTO)
     return {name: paired(before, after, seconds=seconds) for name, (before, after) in pairs.items() if before and after}
 
 
 def runtime_table(ratios: dict[str, dict[str, Any]]) -> str:
     lines = [
         "Tersor's file against the original's in the same runtime, the two alone: median over the rounds of the ratio "
-        "of two neighbouring turns, and its 95 % confidence interval.",
+        "of two neighbouring turns, and its 95 % confidence interval. Last, what `auto` chose against ONNX Runtime on "
+        "the original.",
         "",
-        "| model | ONNX Runtime | interval | OpenVINO | interval |",
-        "|---|---|---|---|---|",
+        "| model | ONNX Runtime | interval | OpenVINO | interval | auto | interval |",
+        "|---|---|---|---|---|---|---|",
     ]
+    shown = ("ONNX Runtime", "OpenVINO", AUTO)
     for name, row in ratios.items():
-        found = [row.get(runtime) for runtime in ("ONNX Runtime", "OpenVINO")]
+        found = [row.get(pair) for pair in shown]
         cells = [f"{item.median:.3f} | {item.low:.3f}-{item.high:.3f}" if item else "- | -" for item in found]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    means = [_geometric([row[pair].median for row in ratios.values() if pair in row]) for pair in shown]
+    lines.append(f"| geometric mean | {' | '.join(f'{mean:.3f} | ' for mean in means)} |")
     return "\n".join(lines)
 
 

@@ -48,7 +48,7 @@ class Backend(Protocol):
         """Why it cannot be used here, with the remedy; None where it can."""
 
     def compile(self, program: Program, target: Target) -> Compiled:
-        """A callable on flat tensors; raises BackendError."""
+        """A callable on flat tensors that records no gradients; raises BackendError."""
 
     def save(self, program: Program, folder: Path) -> list[Path]:
         """Write files that run without Tersor; returns them."""

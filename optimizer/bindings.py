@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,7 +77,7 @@ def _another(dimension: Dimension, *, up: bool) -> int:
     return min(max(size, low), high)
 
 
-def _named(program: Program, sizes: dict[str, int]) -> dict[str, int]:
+def _named(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
     return {program.dimensions[key].name: size * program.dimensions[key].step for key, size in sizes.items()}
 
 

@@ -20,6 +20,9 @@ from tersor.target import Target
 SLOWER = 1.02
 """A rewrite that is measured slower than this multiple of the original does not pay."""
 
+CLOSE = 1.15
+"""Backends within this multiple of the fastest are timed again, two at a time: one race is too short to rank them."""
+
 ORIGINAL = "original"
 EXACT = "exact passes only"
 
@@ -183,9 +186,21 @@ def _fastest(race: _Race, timings: list[Timing]) -> str:
     return min(race.entries, key=lambda label: medians.get(label, 0.0))
 
 
+def _duels(race: _Race, inputs: Flat, seconds: float, timings: list[Timing]) -> str:
+    """The fastest label; those close behind it on the same program meet it in neighbouring turns, one by one."""
+    best = _fastest(race, timings)
+    medians = {timing.name: timing.median_ms for timing in timings if timing.name in race.entries}
+    limit, program = CLOSE * medians.get(best, 0.0), race.entries[best].program
+    for label in sorted(medians, key=lambda label: medians[label]):
+        if label != best and medians[label] <= limit and race.entries[label].program is program:
+            first, second = (_bound(race.entries[name].call, inputs) for name in (best, label))
+            best = label if paired(first, second, seconds=seconds).median < 1 else best
+    return best
+
+
 def _choose(race: _Race, rewritten: Program, inputs: Flat, seconds: float, report: Report) -> str:
     """The fastest label; what came before on the same backend wins only where it is clearly faster, measured twice."""
-    fastest = _fastest(race, report.timings)
+    fastest = _duels(race, inputs, seconds, report.timings)
     backend = race.entries[fastest].backend.name
     if race.entries[fastest].program is rewritten or backend not in race.entries:
         return fastest

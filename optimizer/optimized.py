@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from tersor.backend import Backend, Compiled, find_backend
 from tersor.errors import ExportError
 from tersor.interface import Interface
@@ -43,8 +41,7 @@ class Optimized:
         inputs = self.interface.flatten(args, kwargs)
         if self.program is not None:
             self.program.check_inputs(inputs)
-        with torch.no_grad():
-            return self.interface.unflatten(self.call(*inputs))
+        return self.interface.unflatten(self.call(*inputs))
 
     @property
     def pareto(self) -> list[TrialRecord]:

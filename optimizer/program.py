@@ -173,18 +173,19 @@ class Program:
         self.check_inputs(flat)
         return self.interface.unflatten(self.run(flat))
 
-    def check_inputs(self, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
+    def check_inputs(self, inputs: Sequence[torch.Tensor]) -> Mapping[str, int]:
         """Raise InputError where dtype or shape do not fit; returns the size of each dimension by symbol.
 
         Shapes that were right before are looked up: solving for a dimension takes longer than some models do.
         """
         known: dict[Any, dict[str, int]] = self.derived.setdefault("checked", {})
-        shapes = tuple((value.dtype, value.shape) for value in inputs)
-        if shapes not in known:
+        shapes = (*[value.shape for value in inputs], *[value.dtype for value in inputs])
+        found = known.get(shapes)
+        if found is None:
             if len(known) >= _REMEMBERED:
                 known.clear()
-            known[shapes] = self._solved(inputs)
-        return dict(known[shapes])
+            found = known[shapes] = self._solved(inputs)
+        return found
 
     def _solved(self, inputs: Sequence[torch.Tensor]) -> dict[str, int]:
         bound: dict[str, int] = {}
