@@ -97,7 +97,6 @@ def _cut(walk: Carrier, node: fx.Node, site: Site, nodes: Mapping[str, fx.Node],
     metric = node if site.around else arguments(attention)["key"]
     if not site.around:
         weights = _weights(walk, attention, site.step.method.needs)
-        before = node.next
     step = Step(
         site.step.method, site.step.rate, site.step.first, site.step.last, site.step.depth, padded, site.step.grid
     )

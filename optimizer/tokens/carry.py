@@ -224,7 +224,10 @@ def select(walk: Carrier, node: fx.Node) -> None:
     if run is None or dim % fake(source).dim() != run.dim:
         evenly(walk, node)
         return
-    if isinstance(index, int) and index < 0 and -index <= walk.tokens.last and not run.after:
+    full = run.length(walk.tokens.total)
+    back = index - full if isinstance(index, int) and isinstance(full, int) and index >= 0 else index
+    if isinstance(back, int) and -walk.tokens.last <= back < 0 and not run.after:
+        set_argument(node, "index", back)
         walk.settle(node, None)
         return
     place = index - run.before + run.start if isinstance(index, int) and index >= 0 else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import fx
@@ -70,20 +71,31 @@ def token_axis(program: Program, axes: Axes, node: fx.Node, first: int = -1) -> 
         front, back = tokens.front, tokens.back
     except Apart as error:
         return str(error)
-    front = max([front, *_read(program, axes, tokens)])
+    read = [_from_the_end(place, tokens.total) for place in _read(program, axes, tokens)]
+    front = max([front, *(place + 1 for place in read if place >= 0)])
+    back = max([back, *(-place for place in read if place < 0)])
     return Tokens(keys[-2], query[0], front if first < 0 else first, back)
 
 
 def _read(program: Program, axes: Axes, tokens: Tokens) -> Iterator[int]:
-    """Positions that are read by number, such as a class token's, and one more."""
+    """Positions that are read by number, such as a class token's."""
     for node in program.nodes:
-        if key(node) != "select" or not isinstance(node.args[2], int) or node.args[2] < 0:
+        if key(node) != "select" or not isinstance(node.args[2], int):
             continue
         source = node.args[0]
         assert isinstance(source, fx.Node)
         dims = axes.values.get(source.name)
         if isinstance(dims, tuple) and resolve(dims[int(node.args[1])]) == resolve(tokens.term):  # type: ignore[arg-type]
-            yield node.args[2] + 1
+            yield node.args[2]
+
+
+def _from_the_end(place: int, total: Any) -> int:
+    """A position counted from the end, as a negative number, where it is nearer to it.
+
+    >>> _from_the_end(12, 13), _from_the_end(1, 13)
+    (-1, 1)
+    """
+    return place - total if isinstance(total, int) and place >= (total + 1) // 2 else place
 
 
 def features(program: Program, axes: Axes) -> frozenset[str]:

@@ -5,9 +5,9 @@ Every method of this folder answers with one of two tensors over the old tokens:
 - ``parent`` [B, T] int64: the old token that each one is merged into, itself where it stays;
 - ``kept`` [B, K] int64: the old tokens that stay, in order, the others are dropped.
 
-Both mean a matrix [B, K, T] that new tokens are made with. The order of tokens never changes, so that tokens in front
-(class, distillation, registers) stay where they are. Only sums are scattered: an average is a sum divided by a sum,
-which every exporter writes rightly.
+Both mean a matrix [B, K, T] that new tokens are made with. Tokens in front (class, distillation, registers) stay where
+they are; the others keep their order, or those at even places come before those at odd places, as in ToMe. Only sums
+are scattered: an average is a sum divided by a sum, which every exporter writes rightly.
 """
 
 from __future__ import annotations
@@ -32,10 +32,42 @@ def survivors(parent: Tensor, count: int) -> Tensor:
     >>> survivors(torch.tensor([[0, 3, 2, 3]]), 3).tolist()
     [[0, 2, 3]]
     """
+    return _true(parent == torch.arange(parent.shape[1], device=parent.device), count)
+
+
+def _true(table: Tensor, count: int) -> Tensor:
+    """The ``count`` positions [B, K] that are true in each row, in order."""
+    length = table.shape[1]
+    place = torch.arange(length, device=table.device)
+    return length - torch.where(table, length - place, torch.zeros_like(place)).topk(count, dim=1).values
+
+
+def places_by_sets(parent: Tensor, count: int) -> Tensor:
+    """As `places` for parents at odd places: ``count`` new tokens, the even ones that stay, then all odd ones.
+
+    ToMe numbers its tokens so (arXiv:2210.09461, appendix D), and the next layer's pairs depend on it.
+
+    >>> places_by_sets(torch.tensor([[0, 1, 1, 3, 4, 5]]), 5).tolist()
+    [[0, 2, 2, 3, 1, 4]]
+    """
     tokens = parent.shape[1]
-    place = torch.arange(tokens, device=parent.device)
-    left = torch.where(parent == place, tokens - place, torch.zeros_like(place))
-    return tokens - left.topk(count, dim=1).values
+    own = torch.arange(tokens, device=parent.device)
+    even = own % 2 == 0
+    first = ((parent == own) & even).long().cumsum(1) - 1
+    return torch.where(even, first, own // 2 + (count - tokens // 2)).gather(1, parent)
+
+
+def survivors_by_sets(parent: Tensor, count: int) -> Tensor:
+    """As `survivors`, in the order of `places_by_sets`.
+
+    >>> survivors_by_sets(torch.tensor([[0, 1, 1, 3, 4, 5]]), 5).tolist()
+    [[0, 4, 1, 3, 5]]
+    """
+    batch, half = parent.shape[0], parent.shape[1] // 2
+    even = parent[:, ::2]
+    stay = _true(even == torch.arange(even.shape[1], device=parent.device) * 2, count - half) * 2
+    odd = torch.arange(half, device=parent.device) * 2 + 1
+    return torch.cat([stay, odd.expand(batch, half)], dim=1)
 
 
 def rows(index: Tensor, count: int) -> Tensor:

@@ -70,7 +70,7 @@ def _diverse(given: Given) -> Tensor:
 
 
 MERGE: dict[str, Method] = {
-    "bipartite": Method("merge", "keys", _bipartite),
+    "bipartite": Method("merge", "keys", _bipartite, sets=True),
     "energy": Method("merge", "keys", _energy),
     "criteria": Method("merge", "all", _criteria, lambda given: received(given.weights)),
     "grid": Method("merge", "keys", _grid, limit="cell"),

@@ -9,7 +9,17 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from tersor.tokens.matrix import averaged, gathered, merged, nearest, places, summed, survivors
+from tersor.tokens.matrix import (
+    averaged,
+    gathered,
+    merged,
+    nearest,
+    places,
+    places_by_sets,
+    summed,
+    survivors,
+    survivors_by_sets,
+)
 from tersor.tokens.prune import fused
 from tersor.tokens.rates import Rate
 
@@ -75,6 +85,7 @@ class Method:
         weigh: gives weights [B, T] of features in an average, beside sizes.
         limit: how many tokens may go at once: "half" of them, each into another, "all" but one, or three of each
             "cell" of four.
+        sets: whether tokens at even places that stay come before all at odd places, where at most one is protected.
     """
 
     kind: Literal["merge", "prune", "fuse"]
@@ -82,6 +93,7 @@ class Method:
     choose: Callable[[Given], Tensor | tuple[Tensor, Tensor]]
     weigh: Callable[[Given], Tensor] | None = None
     limit: Literal["half", "all", "cell"] = "half"
+    sets: bool = False
 
     def most(self, tokens: int, first: int, last: int = 0) -> int:
         """So many of the tokens may go at once, where some are protected.
@@ -135,7 +147,11 @@ class Step:
 def _merge(method: Method, given: Given) -> Made:
     parent = method.choose(given)
     assert isinstance(parent, Tensor)
-    place, count = places(parent), given.left
+    count = given.left
+    if method.sets and given.first <= 1 and not given.last:
+        place, stay = places_by_sets(parent, count), survivors_by_sets(parent, count)
+    else:
+        place, stay = places(parent), survivors(parent, count)
     size = given.sizes[:, :, None]
     if method.weigh is not None:
         x, sizes = averaged(given.x, place, size * method.weigh(given)[:, :, None], size, count)
@@ -144,7 +160,7 @@ def _merge(method: Method, given: Given) -> Made:
         x = summed(given.x, place, count) / sizes
     else:
         x, sizes = merged(given.x, place, size, count)
-    return x, place, survivors(parent, count), sizes
+    return x, place, stay, sizes
 
 
 def _prune(method: Method, given: Given) -> Made:

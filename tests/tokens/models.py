@@ -17,6 +17,17 @@ def pairs(batch: int = 2, count: int = 6, width: int = 8, seed: int = 0) -> Tens
     return torch.randn(batch, count, width, generator=draws).repeat_interleave(2, dim=1)
 
 
+def paired_tables(model: Encoder) -> Encoder:
+    """The encoder with position tables that are the same for both tokens of a pair."""
+    of = torch.tensor([0] + [1 + place // 2 for place in range(12)])
+    with torch.no_grad():
+        if model.bias is not None:
+            model.bias.copy_(model.bias[:, :, of][:, :, :, of])
+        if model.turn is not None:
+            model.turn.copy_(model.turn[of])
+    return model
+
+
 class Block(nn.Module):
     """Attention and MLP with residuals; norms before or behind."""
 
@@ -102,30 +113,6 @@ class Padded(nn.Module):
         for block in self.blocks:
             x = block(x, bias)
         return self.head(x[:, 0])
-
-
-class Talker(nn.Module):
-    """A picture (batch, 3, 8, 8) and text (batch, length) int64 to a causal decoder's logits for every token."""
-
-    def __init__(self, width: int = 16, last: bool = False) -> None:
-        super().__init__()
-        torch.manual_seed(3)
-        self.patch = nn.Conv2d(3, width, 2, 2)
-        self.look = Block(width, 2)
-        self.project = nn.Linear(width, width)
-        self.words = nn.Embedding(50, width)
-        self.before = nn.Parameter(torch.randn(1, 2, width))
-        self.blocks = nn.ModuleList(Block(width, 2) for _ in range(4))
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 50)
-        self.last = last
-
-    def forward(self, picture: Tensor, text: Tensor) -> Tensor:
-        seen = self.project(self.look(self.patch(picture).flatten(2).transpose(1, 2)))
-        x = torch.cat([self.before.expand(len(text), -1, -1), seen, self.words(text)], dim=1)
-        for block in self.blocks:
-            x = block(x, causal=True)
-        x = self.norm(x)
-        return self.head(x[:, -1] if self.last else x)
 
 
 class Windows(nn.Module):
