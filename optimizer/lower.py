@@ -99,8 +99,7 @@ def lower(
             race.enter(f"{backend.name}, {ALONE}", outcome.program, backend, outcome.reference, report, threads=1)
     rewritten = outcome.program is not reference.program
     if rewritten and not race.entries:
-        for backend in candidates:
-            race.enter(f"{backend.name} ({ORIGINAL})", reference.program, backend, reference, report)
+        _fall_back(race, candidates, reference, outcome, report)
     elif rewritten and seconds > 0:
         best = race.entries[
             _fastest(race, _measure(race, reference, seconds / 2 if len(race.entries) > 1 else 0))
@@ -122,6 +121,15 @@ def lower(
             f"one thread is faster than {target.threads} for this model; set it where you deploy it too"
         )
     return race.entries[report.kept]
+
+
+def _fall_back(race: _Race, candidates: list[Backend], reference: Reference, outcome: Outcome, report: Report) -> None:
+    """Enter what there was before the lossy passes, and the original where no backend takes that either."""
+    for label, program in ((EXACT, outcome.exact), (ORIGINAL, reference.program)):
+        if race.entries or program is None:
+            continue
+        for backend in candidates:
+            race.enter(f"{backend.name} ({label})", program, backend, reference, report)
 
 
 def _time_layers(call: Compiled, inputs: Flat, report: Report) -> None:

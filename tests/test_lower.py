@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import nn
 
 import tersor
+from tersor.backends.eager import Eager
 from tersor.context import Context
+from tersor.errors import BackendError
 from tersor.program import Program
 from tersor.rewrite import insert_call, insert_weight
 from tersor.rewrite_values import key
@@ -87,3 +89,24 @@ def test_a_lossy_pass_that_costs_time_is_not_kept_and_the_exact_ones_before_it_a
     assert fast.report.kept in ("eager (original)", "eager (exact passes only)")
     assert any("does not pay on eager" in note for note in fast.report.notes)
     assert not any(key(node) == "matmul" for node in fast.program.nodes)
+
+
+def test_where_no_backend_takes_the_rewrite_what_was_before_the_lossy_passes_runs(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = Eager.compile
+
+    def compile(backend: Eager, program: Program, target: Target) -> Any:
+        if any(key(node) == "matmul" for node in program.nodes):
+            raise BackendError("it knows no matmul")
+        return compiled(backend, program, target)
+
+    monkeypatch.setattr(Eager, "compile", compile)
+    model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64)).eval()
+    fast = tersor.optimize(
+        model, (torch.rand(8, 64),), passes=["fold-batch-norm", Slow()], backend="eager", budget=1.0, recover="none",
+        target=Target("cpu", "cpu", 1), seconds=0, progress=False,
+    )  # fmt: skip
+    assert fast.report.kept == "eager (exact passes only)"
+    assert any("knows no matmul" in note for note in fast.report.notes)
+    assert not any(key(node) == "batch_norm" for node in fast.program.nodes)
