@@ -9,7 +9,7 @@ from torch import fx
 
 from tersor.cost.blocked import conversions, converted_bytes
 from tersor.cost.flops import flops
-from tersor.cost.fusion import FUSION, Fusion, Reader, dequantizes, groups
+from tersor.cost.fusion import FUSION, Fusion, Reader, groups
 from tersor.cost.kinds import kind
 from tersor.cost.operators import SLICES
 from tersor.cost.precision import PRODUCTS, element_types, size
@@ -98,25 +98,11 @@ def launches(
         if precision == "amp" and not reader.fusion.chain:
             made += _casts(members[0], types, reader)
         made.append(_launch(members, types, sparse, reader))
-        made += _beside(members, made[-1]) if reader.fusion.blocked else []
+        made += _beside(members[0], made[-1]) if reader.fusion.blocked else []
     return made
 
 
-def _beside(members: list[fx.Node], launch: Launch) -> list[Launch]:
-    """What ONNX Runtime runs beside a kernel: masks of scores, and conversions that it did not fuse with a layer."""
-    first = members[0]
-    if stays_float(first, launch.kind):
-        return [
-            Launch(kind, (f"{first.name}_{what}",), "float32", moved=5.0 * rows * launch.k, m=rows, n=launch.k)
-            for kind, what, rows in (
-                ("dequantize", "weight", launch.n), ("elementwise", "input", launch.m),
-                ("elementwise", "integers", launch.m),
-            )
-        ]  # fmt: skip
-    return _masking(first, launch)
-
-
-def _masking(node: fx.Node, launch: Launch) -> list[Launch]:
+def _beside(node: fx.Node, launch: Launch) -> list[Launch]:
     """What ONNX Runtime runs to mask scores: an addition, or for a Boolean mask a choice, a test and a choice."""
     if launch.kind != "attention" or launch.nodes[0] != node.name:
         return []
@@ -143,7 +129,7 @@ def _launch(
     return Launch(
         sort,
         (main.name, *(node.name for node in members if node is not main)),
-        "float32" if reader.fusion.blocked and stays_float(main, sort) else _compute_type(main, sort, types),
+        _compute_type(main, sort, types),
         float(work),
         moved,
         weights,
@@ -156,26 +142,6 @@ def _launch(
 def _conversion(owner: fx.Node) -> Launch:
     moved = converted_bytes(owner)
     return Launch("convert", (owner.name,), "float32", moved=moved, m=1, n=int(moved / 8))
-
-
-def stays_float(node: fx.Node, sort: str) -> bool:
-    """Whether ONNX Runtime (1.31) leaves a quantized layer in floating point.
-
-    A linear layer with a bias over more than two axes of fixed sizes becomes reshapes around a two-dimensional product
-    before conversions are fused, and they are not fused with that.
-    """
-    if sort != "linear" or len(node.all_input_nodes) < 3 or not dequantizes(node.all_input_nodes[0]):
-        return False
-    value = node.all_input_nodes[0].meta["val"]
-    fixed = all(isinstance(size, int) for size in value.shape)
-    return value.dim() > 2 and fixed and not _is_dynamic(node.all_input_nodes[0])
-
-
-def _is_dynamic(node: fx.Node) -> bool:
-    """Whether a scale is found while the model runs, which is fused on a path of its own."""
-    return any(isinstance(argument, fx.Node) for argument in node.args[1:3]) and any(
-        source.op == "call_function" for source in node.all_input_nodes[1:]
-    )
 
 
 def _compute_type(node: fx.Node, sort: str, types: dict[fx.Node, str]) -> str:

@@ -11,6 +11,7 @@ from onnx_ir.passes import common
 from tersor.export.constants import fold_constants, lift_constants, merge_duplicates
 from tersor.export.dynamic_quantized import integer_products
 from tersor.export.fuse import fuse
+from tersor.export.integer_linear import widen_biases
 from tersor.export.islands import keep_islands
 from tersor.export.noops import remove_noops
 from tersor.export.quantized import store_weights
@@ -32,6 +33,7 @@ def for_cpu_runtimes(graph: ir.Graph) -> None:
     """The layout that ONNX Runtime and OpenVINO fuse."""
     integer_products(graph)
     store_weights(graph)
+    widen_biases(graph)
     keep_islands(graph)
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 import tersor
+from tersor.capture import load
 from tersor.context import Context
 from tersor.errors import InputError, UsageError
 from tersor.export import save_onnx
@@ -51,6 +52,20 @@ def test_a_trained_transformer(tmp_path: Path) -> None:
     made, _ = model.after("quantize{noise=1}")
     assert model.accuracy(made) >= model.accuracy(model.program) - 0.01
     assert kernels(made, tmp_path)["MatMulIntegerToFloat"] >= 12
+
+
+def test_linear_layers_of_fixed_sizes_run_on_integers(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model, x = (
+        nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64, bias=False)).eval(),
+        torch.randn(1, 128, 64),
+    )
+    program = load(model, (x,))
+    Quantize(anyway=True)(program, Context(calibration=((x,),)))
+    refresh(program)
+    found = kernels(program, tmp_path)
+    assert found["MatMulIntegerToFloat"] == 2 and not found["DequantizeLinear"]
+    assert distance(program, load(model, (x,)), (x,)) < 0.03
 
 
 def test_layers_that_add_most_noise_stay_in_floating_point() -> None:
