@@ -10,8 +10,8 @@ import tersor.backends
 from tersor.backends._tensorrt_options import Options
 from tersor.backends._tensorrt_profiles import Profile
 from tersor.backends._tensorrt_script import _RUN, build_script
-from tests.backends.tensorrt_fake import SIGNATURES
 from tests.backends.tensorrt_reference import REFERENCE, Kinds, parse
+from tests.backends.tensorrt_signatures import SIGNATURES
 from tests.backends.tensorrt_uses import uses
 
 
