@@ -41,7 +41,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Value:
-    """``softmax(query @ key.T * scale + mask) @ value`` in at most nine nodes.
+    """``softmax(query @ key.T * scale + mask) @ value``, in six nodes beside those of the mask, which layers share.
 
     Shapes: query [..., L, E], key [..., S, E], value [..., S, V]. Grouped queries are multiplied by broadcasting over
     an axis of their own, so that no key or value is copied.
@@ -55,8 +55,14 @@ def attention(
         rank += 1
     swapped = op.Transpose(key, perm=[*range(rank - 2), rank - 1, rank - 2])
     scores = op.MatMul(op.Mul(query, _scale(scale, wanted)), swapped)
-    weights = _softmax(scores, query, key, attn_mask, is_causal)
-    result = op.MatMul(weights, value)
+    seen = None
+    if attn_mask is not None and attn_mask.dtype == ir.DataType.BOOL:
+        attn_mask, seen = _added(attn_mask, query)
+    result = op.MatMul(_softmax(scores, query, key, attn_mask, is_causal), value)
+    if seen is not None:
+        if query.shape[:-2] == value.shape[:-2]:
+            result.shape = ir.Shape([*query.shape[:-1], value.shape[-1]])
+        result = op.Where(seen, result, scalar(0.0, query))
     return _ungrouped(result, wanted) if groups > 1 else result
 
 
@@ -65,11 +71,18 @@ def _softmax(scores: Value, query: Value, key: Value, mask: Value | None, is_cau
         return op.Softmax(op.Where(_triangle(query, key), scores, scalar(-math.inf, query)), axis=-1)
     if mask is None:
         return op.Softmax(scores, axis=-1)
-    if mask.dtype != ir.DataType.BOOL:
-        return op.Softmax(op.Add(scores, mask), axis=-1)
-    weights = op.Softmax(op.Where(mask, scores, scalar(-math.inf, query)), axis=-1)
-    # A row without any True is zeros in ATen; softmax makes it NaN.
-    return op.Where(op.IsNaN(weights), scalar(0.0, query), weights)
+    return op.Softmax(op.Add(scores, mask), axis=-1)
+
+
+def _added(mask: Value, query: Value) -> tuple[Value, Value]:
+    """A Boolean mask as what ATen adds to scores, and which rows see anything: those that do not are zeros in ATen.
+
+    The latter are given finite scores, and zeros behind the second product, which is smaller than the weights.
+    """
+    any_seen = op.ReduceMax(op.Cast(mask, to=ir.DataType.FLOAT), ints(-1), keepdims=1)
+    seen = op.Cast(any_seen, to=ir.DataType.BOOL)
+    bias = op.Where(op.Or(mask, op.Not(seen)), scalar(0.0, query), scalar(-math.inf, query))
+    return bias, seen
 
 
 def _triangle(query: Value, key: Value) -> Value:

@@ -26,8 +26,8 @@ _DUPLICATED = 2**20
 
 _ARITHMETIC_NAMES = """
     Abs Add And Cast CastLike Ceil Clip Concat ConstantOfShape Cos Div Equal Exp Expand Floor Gather GatherND Greater
-    GreaterOrEqual Identity Less LessOrEqual Log Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceProd ReduceSum
-    Reshape Shape Sin Size Slice Sqrt Squeeze Sub Tanh Tile Transpose Trilu Unsqueeze Where"""
+    GreaterOrEqual Identity Less LessOrEqual Log Max Min Mod Mul Neg Not Or Pow Range Reciprocal ReduceMax
+    ReduceProd ReduceSum Reshape Shape Sin Size Slice Sqrt Squeeze Sub Tanh Tile Transpose Trilu Unsqueeze Where"""
 _ARITHMETIC = frozenset(_ARITHMETIC_NAMES.split())
 _LAYOUTS = ("Transpose", "Reshape", "Squeeze", "Unsqueeze", "Identity", "Cast")
 

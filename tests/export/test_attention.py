@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from tersor.capture.torch import capture_module
 from tests.export.models import BATCH, Apply, Each, captured, exported, operators
@@ -48,6 +49,27 @@ def test_masks(opset):
     found = operators(exported(captured(Each(functions), 2, 6, 96), opset))
     assert found["Attention"] == (6 if opset == 23 else 0)
     assert found["Expand"] == 0
+
+
+class Padded(nn.Module):
+    """Two layers under one mask of real tokens."""
+
+    def forward(self, x: torch.Tensor, real: torch.Tensor) -> torch.Tensor:
+        mask = real[:, None, None, :]
+        inner = attend(x, attn_mask=mask).transpose(1, 2).reshape(x.shape[0], 6, 32)
+        return attend(torch.cat([inner] * 3, dim=-1), attn_mask=mask)
+
+
+def test_layers_share_what_a_mask_of_padding_needs():
+    real = torch.tensor([[True] * 4 + [False] * 2, [False] * 6])
+    found = operators(exported(capture_module(Padded().eval(), (torch.randn(2, 6, 96), real))))
+    assert found["IsNaN"] == 0 and found["ReduceMax"] == 1 and found["Where"] == 3
+
+
+def test_a_constant_mask_that_hides_no_row_is_an_addition():
+    mask = torch.ones(6, 6, dtype=torch.bool).tril()
+    found = operators(exported(captured(partial(attend, attn_mask=mask), 2, 6, 96)))
+    assert found["Where"] == 0 and found["ReduceMax"] == 0
 
 
 def test_attention_stays_decomposed_where_asked():
