@@ -1,6 +1,8 @@
 """The same models through what people use today and through Tersor, interleaved in one run.
 
-Run: python benchmarks/peers.py [--models real:minilm,timm:resnet18,...] [--seconds 6] [--write]
+Run: python benchmarks/peers.py [--models real:minilm,timm:resnet18,...] [--seconds 6] [--runtimes] [--write]
+``--runtimes`` leaves Inductor out, also of what `auto` chooses among, for it compiles for minutes; --write then updates
+docs/results/runtimes.md instead of peers.md.
 Times are of one thread count, batch 1 where torch.onnx.export manages it, else 2.
 Ratios are to ONNX Runtime on the original file: what torch.onnx.export writes, or what users have (OCR).
 Every contestant takes PyTorch tensors and returns PyTorch tensors.
@@ -103,7 +105,7 @@ def rewriters(path: Path, folder: Path) -> dict[str, Callable[[], Path]]:
 
 
 def contestants(
-    name: str, folder: Path, quick: bool
+    name: str, folder: Path, runtimes: bool
 ) -> tuple[dict[str, Callable[[], Any]], dict[str, int], dict[str, str]]:
     """Calls by contestant, nodes by file, reasons of those that could not take part."""
     import torch
@@ -144,7 +146,7 @@ def contestants(
 
     if model is not None:
         enter("torch eager", lambda: eager(model))
-    if model is not None and not quick:
+    if model is not None and not runtimes:
         enter("Inductor", lambda: eager(torch.compile(model)))
         enter("Inductor frozen", frozen)
     nodes["torch.onnx.export"] = _nodes(original)
@@ -160,9 +162,8 @@ def contestants(
     nodes["Tersor"] = _nodes(ours)
     enter("Tersor + ONNX Runtime", lambda: ort(ours, flat))
     enter("Tersor + OpenVINO", lambda: openvino(ours, flat))
-    if not quick:
-        best = tersor.optimize(str(original), tuple(flat), progress=False, seconds=1.0)
-        enter("Tersor auto", lambda: lambda: best(*flat))
+    best = tersor.optimize(str(original), tuple(flat), progress=False, seconds=1.0)
+    enter(AUTO, lambda: lambda: best(*flat))
     return calls, nodes, missing
 
 
@@ -223,17 +224,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--seconds", type=float, default=6.0)
-    parser.add_argument("--quick", action="store_true", help="leave out Inductor, which compiles for minutes")
+    parser.add_argument("--runtimes", action="store_true", help="leave out Inductor")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
+    from tersor import lower
     from tersor.measure import interleaved
 
+    if options.runtimes:
+        known = lower.backend_names()
+        lower.backend_names = lambda: [name for name in known if name != "inductor"]
     rows, ratios, counts, problems = {}, {}, {}, []
     for name in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                calls, counts[name], missing = contestants(name, Path(folder), options.quick)
+                calls, counts[name], missing = contestants(name, Path(folder), options.runtimes)
             except Exception as error:
                 problems.append(f"- {name}, all: torch.onnx.export gives no file: {_first_line(error)}")
                 print(problems[-1], flush=True)
@@ -245,12 +250,12 @@ def main() -> int:
         print(name, shown, counts[name], missing, flush=True)
         print(runtime_table({name: ratios[name]}).splitlines()[-2], flush=True)
     text = "\n\n".join([table(rows), runtime_table(ratios), node_table(counts)])
-    if options.quick:
-        text += "\n\nWithout Inductor and `auto` (`--quick`)."
     if problems:
         text += "\n\nCould not take part:\n\n" + "\n".join(problems)
     print(text)
-    if options.write:
+    if options.write and options.runtimes:
+        write("runtimes", "ONNX Runtime, OpenVINO, and what `auto` chooses among them", text, "peers.py --runtimes")
+    elif options.write:
         write("peers", "Peers side by side on this CPU", text)
     return 0
 

@@ -9,15 +9,13 @@ from typing import Any
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "results"
 
 
-def write(name: str, title: str, text: str) -> Path:
-    """Write one table and how it was made."""
+def write(name: str, title: str, text: str, command: str = "") -> Path:
+    """Write one table and how it was made: by the script of its name, or by another command in this folder."""
     from tersor.provenance import environment
 
     made = environment(0)
     versions = ", ".join(f"{key} {value}" for key, value in made.items() if key not in ("machine", "date", "seed"))
-    head = (
-        f"# {title}\n\n{made['date']}, {made['machine']}. {versions}.\n\nWritten by `benchmarks/{name}.py --write`.\n"
-    )
+    head = f"# {title}\n\n{made['date']}, {made['machine']}. {versions}.\n\nWritten by `benchmarks/{command or f'{name}.py'} --write`.\n"
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.md"
     path.write_text(f"{head}\n{text}\n", encoding="utf-8")
