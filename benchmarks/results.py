@@ -15,7 +15,8 @@ def write(name: str, title: str, text: str, command: str = "") -> Path:
 
     made = environment(0)
     versions = ", ".join(f"{key} {value}" for key, value in made.items() if key not in ("machine", "date", "seed"))
-    head = f"# {title}\n\n{made['date']}, {made['machine']}. {versions}.\n\nWritten by `benchmarks/{command or f'{name}.py'} --write`.\n"
+    by = f"Written by `benchmarks/{command or f'{name}.py'} --write`."
+    head = f"# {title}\n\n{made['date']}, {made['machine']}. {versions}.\n\n{by}\n"
     FOLDER.mkdir(parents=True, exist_ok=True)
     path = FOLDER / f"{name}.md"
     path.write_text(f"{head}\n{text}\n", encoding="utf-8")
