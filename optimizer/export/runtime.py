@@ -80,8 +80,8 @@ class Session:
             raise BackendError(f"ONNX Runtime fails on the model: {_reason(error)}", "try another backend") from error
 
     def _run_numpy(self, inputs: Sequence[torch.Tensor]) -> Flat:
-        feeds = {name: _array(value) for name, value in zip(self._inputs, inputs, strict=True)}
-        return tuple(_from_numpy(value) for value in self.session.run(self._outputs, feeds))
+        feeds = dict(zip(self._inputs, map(_array, inputs), strict=True))
+        return tuple(map(_from_numpy, self.session.run(self._outputs, feeds)))
 
     def _run_values(self, inputs: Sequence[torch.Tensor]) -> Flat:
         held = [_host(value) for value in inputs]
@@ -91,7 +91,7 @@ class Session:
 
 def _from_numpy(value: Any) -> torch.Tensor:
     array = value if isinstance(value, numpy.ndarray) else numpy.asarray(value)
-    if array.dtype == numpy.ulonglong:  # a type of its own where it is as wide as uint64, and unknown to torch
+    if array.dtype.char == "Q":  # unsigned long long: a type of its own as wide as uint64, and unknown to torch
         array = array.view(numpy.uint64)
     return torch.from_numpy(array)
 
@@ -125,8 +125,6 @@ def _options(threads: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    # Threads that spin after a run would slow whatever runs next in this process.
-    options.add_session_config_entry("session.force_spinning_stop", "1")
     # The default, 4, rounds what layers with four-bit weights read to eight bits, which no program says.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return options
