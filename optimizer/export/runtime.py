@@ -125,6 +125,8 @@ def _options(threads: int) -> Any:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
+    # Threads that spin after a run would slow whatever runs next in this process.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     # The default, 4, rounds what layers with four-bit weights read to eight bits, which no program says.
     options.add_session_config_entry("session.qdq_matmulnbits_accuracy_level", "1")
     return options
