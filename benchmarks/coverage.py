@@ -20,7 +20,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.pool import arguments, resume
-from benchmarks.results import FOLDER, read_rows, write
+from benchmarks.results import FOLDER, read_rows, table_rows, write
 
 FAMILIES = ("zoo", "hf", "timm", "torchvision")
 TIMEOUT = 1800
@@ -107,7 +107,7 @@ def examine(name: str) -> dict[str, Any]:
         row["stages"] = {key: round(value, 1) for key, value in fast.report.stages.items()}
         row["dropped"] = [f"{s.spec}: {s.reason}" for s in fast.report.steps if s.status == "dropped"]
         row["nodes"] = _nodes(fast.to_onnx(folder / "ours.onnx"))
-        row["reference_nodes"] = counted[name] if name in (counted := _counted()) else _reference(entry)
+        row["reference_nodes"] = _reference(name, entry)
         row["eager_error"] = _against_eager(entry, fast, torch)
         row["status"] = "dropped a pass" if row["dropped"] else "verified"
     except TersorError as error:
@@ -150,15 +150,16 @@ def _counted() -> dict[str, int | None]:
     versions = (f"torch {torch.__version__},", f"onnxscript {onnxscript.__version__},")
     if not all(version in text for version in versions):
         return {}
-    rows = [[cell.strip() for cell in line.split("|")] for line in text.splitlines() if line.startswith("| ")]
-    found = {row[1]: row[4] for row in rows if len(row) == 9 and ":" in row[1]}
+    found = {row[1]: row[4] for row in table_rows("coverage") if len(row) == 9 and ":" in row[1]}
     return {name: int(count) if count.isdecimal() else None for name, count in found.items()}
 
 
-def _reference(entry: Any) -> int | None:
+def _reference(name: str, entry: Any) -> int | None:
     """Nodes of what torch.onnx.export writes for the same model and dynamic dimensions."""
     import torch
 
+    if name in _counted():
+        return _counted()[name]
     args, kwargs = (entry.inputs, {}) if isinstance(entry.inputs, tuple) else ((), dict(entry.inputs))
     try:
         made = torch.onnx.export(

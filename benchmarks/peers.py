@@ -30,11 +30,11 @@ MODELS = (
     "timm:mobilenetv3_large_100,timm:efficientnet_b0,hf:bert,hf:llama,hf:t5-encoder,hf:whisper-encoder,"
     "hf:clip-vision,hf:mamba,hf:qwen3-moe"
 )
+AUTO = "Tersor auto"
 CONTESTANTS = (
     "torch eager", "Inductor", "Inductor frozen", "ONNX Runtime", "OpenVINO", "onnxsim + ONNX Runtime",
-    "OnnxSlim + ONNX Runtime", "onnxscript + ONNX Runtime", "Tersor + ONNX Runtime", "Tersor + OpenVINO", "Tersor auto",
+    "OnnxSlim + ONNX Runtime", "onnxscript + ONNX Runtime", "Tersor + ONNX Runtime", "Tersor + OpenVINO", AUTO,
 )  # fmt: skip
-AUTO = "Tersor auto"
 
 
 def export(model: Any, inputs: tuple[Any, ...] | dict[str, Any], path: Path, dynamic: Any = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,13 @@ def write(name: str, title: str, text: str, command: str = "") -> Path:
     path = FOLDER / f"{name}.md"
     path.write_text(f"{head}\n{text}\n", encoding="utf-8")
     return path
+
+
+def table_rows(name: str) -> Iterator[list[str]]:
+    """Cells of every row of the tables of a file in docs/results, between bars of their own."""
+    for line in (FOLDER / f"{name}.md").read_text(encoding="utf-8").splitlines():
+        if line.startswith("|"):
+            yield [cell.strip() for cell in line.split("|")]
 
 
 def read_rows(path: Path) -> dict[str, dict[str, Any]]:

@@ -16,7 +16,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.coverage import FAMILIES, _smaller, models
 from benchmarks.pool import arguments, resume
-from benchmarks.results import FOLDER, read_rows, write
+from benchmarks.results import read_rows, table_rows, write
 
 TARGET = "h100"
 TIMEOUT = 900
@@ -55,8 +55,7 @@ def examine(name: str) -> dict[str, Any]:
 def quick_first(names: list[str]) -> list[str]:
     """Those with few nodes first, by docs/results/coverage.md; what is not there comes last."""
     nodes: dict[str, int] = {}
-    for line in (FOLDER / "coverage.md").read_text(encoding="utf-8").splitlines():
-        cells = [cell.strip() for cell in line.split("|")]
+    for cells in table_rows("coverage"):
         if len(cells) > 4 and cells[3].isdecimal():
             nodes[cells[1]] = int(cells[3])
     return sorted(names, key=lambda name: nodes.get(name, 10**9))

@@ -100,6 +100,12 @@ def only_use(value: ir.Value | None) -> bool:
     return value is not None and not value.is_graph_output() and len(value.uses()) == 1
 
 
+def made_for_one(value: ir.Value | None, op_type: str) -> ir.Node | None:
+    """The node of this operator that makes a value which nothing else reads; None otherwise."""
+    made_by = value.producer() if value is not None and only_use(value) else None
+    return made_by if is_op(made_by, op_type) else None
+
+
 def is_op(node: ir.Node | None, *op_types: str) -> bool:
     """Whether a node is one of these operators of the default domain."""
     return node is not None and node.domain == "" and node.op_type in op_types

@@ -13,6 +13,7 @@ from tersor.export.edit import (
     int_attribute,
     ints_attribute,
     is_op,
+    made_for_one,
     only_use,
     replace,
 )
@@ -26,8 +27,8 @@ def fuse(graph: ir.Graph) -> bool:
 def _gemm(graph: ir.Graph, node: ir.Node) -> bool:
     """Add of a vector to a product of matrices is Gemm."""
     for product, bias in (node.inputs, reversed(node.inputs)):
-        made_by = product.producer() if product is not None else None
-        if made_by is None or not is_op(made_by, "MatMul") or not only_use(product):
+        made_by = made_for_one(product, "MatMul")
+        if made_by is None:
             continue
         left, right = (dims_of(value) for value in made_by.inputs)
         bias_dims = dims_of(bias)
@@ -101,8 +102,8 @@ def _hard_sigmoid(graph: ir.Graph, node: ir.Node) -> bool:
 def _hard_swish(graph: ir.Graph, node: ir.Node) -> bool:
     """A value times its own HardSigmoid with slope 1/6 is HardSwish."""
     for gate, data in (node.inputs, reversed(node.inputs)):
-        made_by = gate.producer() if gate is not None and only_use(gate) else None
-        if made_by is None or not is_op(made_by, "HardSigmoid") or made_by.inputs[0] is not data or data is None:
+        made_by = made_for_one(gate, "HardSigmoid")
+        if made_by is None or made_by.inputs[0] is not data or data is None:
             continue
         slope, offset = (_float_attribute(made_by, name, default) for name, default in (("alpha", 0.2), ("beta", 0.5)))
         if abs(slope - 1 / 6) < 1e-7 and offset == 0.5:
@@ -140,8 +141,8 @@ def _become(
 
 def _with_number(value: ir.Value | None, op_type: str) -> tuple[ir.Node | None, float]:
     """The operator that makes a value, which nothing else reads, where its other operand is a number."""
-    node = value.producer() if value is not None and only_use(value) else None
-    if node is None or not is_op(node, op_type):
+    node = made_for_one(value, op_type)
+    if node is None:
         return None, 0.0
     number = _number(node.inputs[1 - _tensor_side(node)])
     return (None, 0.0) if number is None else (node, number)

@@ -21,6 +21,7 @@ from tersor.export.edit import (
     dims_of,
     int_attribute,
     is_op,
+    made_for_one,
     only_use,
     replace,
 )
@@ -33,11 +34,11 @@ def add_masks(graph: ir.Graph) -> bool:
 
 def _masked(graph: ir.Graph, node: ir.Node) -> bool:
     """``where(isnan(w), 0, w) @ v`` with ``w = softmax(where(mask, scores, -inf))``, or with the mask added."""
-    guard = _made_by(node.inputs[0], "Where")
-    test = None if guard is None else _made_by(guard.inputs[0], "IsNaN")
+    guard = made_for_one(node.inputs[0], "Where")
+    test = None if guard is None else made_for_one(guard.inputs[0], "IsNaN")
     if guard is None or test is None or test.inputs[0] is not guard.inputs[2] or _number(guard.inputs[1]) != 0:
         return False
-    weights, zero = guard.inputs[1:][::-1]
+    _, zero, weights = guard.inputs
     softmax = weights.producer() if weights is not None else None
     if weights is None or softmax is None or len(weights.uses()) != 2 or weights.is_graph_output():
         return False
@@ -102,12 +103,6 @@ def _masks(hidden: ir.Node) -> Iterator[tuple[ir.Value | None, ir.Value | None, 
             choice = bias.producer() if bias is not None else None
             if choice is not None and is_op(choice, "Where") and _number(choice.inputs[1]) == 0:
                 yield scores, choice.inputs[0], choice.inputs[2]
-
-
-def _made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    """The node that makes a value which nothing else reads."""
-    made_by = value.producer() if value is not None and only_use(value) else None
-    return made_by if is_op(made_by, op_type) else None
 
 
 def _number(value: ir.Value | None) -> float:

@@ -56,10 +56,8 @@ def test_a_trained_transformer(tmp_path: Path) -> None:
 
 def test_linear_layers_of_fixed_sizes_run_on_integers(tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model, x = (
-        nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64, bias=False)).eval(),
-        torch.randn(1, 128, 64),
-    )
+    model = nn.Sequential(nn.Linear(64, 256), nn.GELU(), nn.Linear(256, 64, bias=False)).eval()
+    x = torch.randn(1, 128, 64)
     program = load(model, (x,))
     Quantize(anyway=True)(program, Context(calibration=((x,),)))
     refresh(program)
