@@ -101,7 +101,11 @@ class Moefy:
         after = [
             Stage(rows, wide * self.experts, rows * (wide + self.experts)),
             # Batched weights are not packed ahead of time, so that they are read twice.
-            Stage(taken, weight, weight + 4 * gathered * (wide + out) + 2 * taken * units),
+            Stage(
+                taken,
+                weight,
+                weight + 4 * gathered * wide + 2 * (gathered + rows * self.experts) * out + 2 * taken * units,
+            ),
         ]
         element = block.weight.element_size()
         return work(before, context.target, element), work(after, context.target, element)

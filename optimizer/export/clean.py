@@ -16,6 +16,7 @@ from tersor.export.islands import keep_islands
 from tersor.export.masks import add_masks
 from tersor.export.noops import remove_noops
 from tersor.export.quantized import store_weights
+from tersor.export.scatter import order_scatters
 from tersor.export.shapes import simplify_shapes
 from tersor.export.spelling import spell
 from tersor.export.types import infer_types
@@ -50,7 +51,7 @@ def clean(model: ir.Model, layout: Layout = for_cpu_runtimes) -> None:
     remove_unused(model)
     for _ in range(_ROUNDS):
         merge_duplicates(graph)
-        steps = (fold_constants, remove_noops, merge_equal, simplify_shapes, fuse, add_masks)
+        steps = (fold_constants, order_scatters, remove_noops, merge_equal, simplify_shapes, fuse, add_masks)
         changed = [step(graph) for step in steps]
         remove_unused(model)
         if not any(changed):

@@ -52,9 +52,7 @@ def put_experts(program: Program, block: FeedForward, made: Experts, sixteenths:
     bias = weight @ made.mean + (0.0 if block.bias is None else block.bias.double())
     fixed = isinstance(batch, int) and isinstance(tokens, int)
     total = batch * tokens if fixed else site.call(operator.mul, batch, tokens)
-    start = site.call(aten.expand.default, site.weight(bias, "bias"), [total, len(weight)])
-    flat = site.call(aten.reshape.default, value, [-1, len(weight)])
-    value = site.call(aten.index_put.default, start, [rows], flat, True)
+    value = site.call(aten.add.Tensor, site.summed(value, rows, total, len(weight)), site.weight(bias, "bias"))
     name = block.down.name
     value = reshape(block.down, value, [batch, tokens, len(weight)])
     replace(program, block.down, value)
@@ -120,6 +118,23 @@ class _Site:
             args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda item: values.get(item, item))
             values[node] = insert_call(self.node, node.target, args, kwargs, like=node)
         return values[self.block.hidden]
+
+    def summed(self, value: fx.Node, rows: fx.Node, total: Any, width: int) -> fx.Node:
+        """(total, width) for each token the sum of what experts give, who took it as one of ``rows``.
+
+        Every token looks up its row at each expert, a row of zeros where it was not taken: scattered sums, at points
+        that coincide, are slow in most runtimes.
+        """
+        experts = len(self.made.bias)
+        ones = self.call(aten.ones_like.default, rows)
+        numbers = self.call(aten.reshape.default, self.call(aten.cumsum.default, ones, 0), [experts, -1])
+        none = insert_call(self.node, aten.full.default, ([experts, total], 0), {"dtype": torch.int64})
+        taken = self.call(aten.scatter.src, none, 1, self.call(aten.reshape.default, rows, [experts, -1]), numbers)
+        places = self.call(aten.reshape.default, self.call(aten.transpose.int, taken, 0, 1), [-1])
+        flat = self.call(aten.reshape.default, value, [-1, width])
+        zero = self.weight(torch.zeros(1, width), "left_out")
+        found = self.call(aten.index_select.default, self.call(aten.cat.default, [zero, flat]), 0, places)
+        return self.call(aten.sum.dim_IntList, self.call(aten.reshape.default, found, [-1, experts, width]), [1])
 
     def _leaf(self, taken: fx.Node, leaf: Leaf, suffix: str) -> fx.Node:
         order = self.made.parts.argsort(stable=True).reshape(len(self.made.bias), -1)

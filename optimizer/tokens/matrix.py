@@ -82,31 +82,61 @@ def gathered(x: Tensor, index: Tensor) -> Tensor:
     return flat.index_select(0, rows(index, x.shape[1])).reshape([*index.shape, *x.shape[2:]])
 
 
-def summed(x: Tensor, place: Tensor, count: int) -> Tensor:
-    """For each new token the sum [B, K, C] of the old ones [B, T, C] that go there."""
-    batch, _, width = x.shape
-    total = x.new_zeros([batch * count, width])
-    total = total.index_put([rows(place, count)], x.reshape([-1, width]), accumulate=True)
-    return total.reshape([batch, count, width])
+def summed(x: Tensor, place: Tensor, stay: Tensor) -> Tensor:
+    """For each new token the sum [B, K, C] of the old ones [B, T, C] that go there.
+
+    The old ones at ``stay`` [B, K] are gathered and only what goes elsewhere is scattered: runtimes add at points that
+    may coincide one element after the other, or wrongly.
+
+    >>> summed(torch.tensor([[[1.0], [2.0], [4.0]]]), torch.tensor([[0, 0, 1]]), torch.tensor([[0, 2]])).tolist()
+    [[[3.0], [4.0]]]
+    """
+    batch, tokens, width = x.shape
+    count = stay.shape[1]
+    total = gathered(x, stay)
+    if tokens == count:
+        return total
+    goes = torch.ones_like(place).scatter(1, stay, 0) == 1
+    moved = _true(goes, tokens - count)
+    target = rows(place.gather(1, moved), count)
+    flat = total.reshape([batch * count, width])
+    flat = flat.index_put([target], gathered(x, moved).reshape([-1, width]), accumulate=True)
+    return flat.reshape([batch, count, width])
 
 
-def merged(x: Tensor, place: Tensor, size: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def merged(x: Tensor, place: Tensor, size: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
     """New tokens [B, K, C] as averages of old ones weighted by ``size`` [B, T, 1], and their sizes [B, K, 1].
 
     A token of size 0 (padding) leaves no trace in what it is merged with.
 
     >>> x, size = torch.tensor([[[1.0], [4.0]]]), torch.tensor([[[2.0], [1.0]]])
-    >>> merged(x, torch.zeros(1, 2, dtype=torch.long), size, 1)
+    >>> merged(x, torch.zeros(1, 2, dtype=torch.long), size, torch.zeros(1, 1, dtype=torch.long))
     (tensor([[[2.]]]), tensor([[[3.]]]))
     """
-    total = summed(size, place, count)
-    smallest = torch.finfo(x.dtype).tiny
-    return summed(x * size, place, count) / total.clamp(min=smallest), total
+    total = summed(size, place, stay)
+    return summed(x * size, place, stay) / total.clamp(min=torch.finfo(x.dtype).tiny), total
 
 
-def averaged(x: Tensor, place: Tensor, weight: Tensor, size: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def averaged(x: Tensor, place: Tensor, weight: Tensor, size: Tensor, stay: Tensor) -> tuple[Tensor, Tensor]:
     """As `merged`, with other weights [B, T, 1] for features than the sizes, which are only counted."""
-    return merged(x, place, weight, count)[0], summed(size, place, count)
+    return merged(x, place, weight, stay)[0], summed(size, place, stay)
+
+
+def joined_rest(x: Tensor, kept: Tensor, weight: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
+    """The tokens at ``kept`` [B, K] and one more, the average of all others weighted by ``weight`` [B, T, 1].
+
+    >>> x = torch.tensor([[[1.0], [2.0], [4.0]]])
+    >>> joined_rest(x, torch.tensor([[1]]), torch.ones(1, 3, 1), torch.ones(1, 3, 1))
+    (tensor([[[2.0000],
+             [2.5000]]]), tensor([[[1.],
+             [2.]]]))
+    """
+    rest = torch.ones_like(weight).scatter(1, kept[:, :, None], 0.0)
+    share = weight * rest
+    smallest = torch.finfo(x.dtype).tiny
+    last = (x * share).sum(1, keepdim=True) / share.sum(1, keepdim=True).clamp(min=smallest)
+    sizes = torch.cat([gathered(size, kept), (size * rest).sum(1, keepdim=True)], dim=1)
+    return torch.cat([gathered(x, kept), last], dim=1), sizes
 
 
 def restored(x: Tensor, place: Tensor) -> Tensor:

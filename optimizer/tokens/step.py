@@ -12,6 +12,7 @@ from torch import Tensor
 from tersor.tokens.matrix import (
     averaged,
     gathered,
+    joined_rest,
     merged,
     nearest,
     places,
@@ -154,12 +155,12 @@ def _merge(method: Method, given: Given) -> Made:
         place, stay = places(parent), survivors(parent, count)
     size = given.sizes[:, :, None]
     if method.weigh is not None:
-        x, sizes = averaged(given.x, place, size * method.weigh(given)[:, :, None], size, count)
+        x, sizes = averaged(given.x, place, size * method.weigh(given)[:, :, None], size, stay)
     elif given.size is None:
-        sizes = summed(size, place, count)
-        x = summed(given.x, place, count) / sizes
+        sizes = summed(size, place, stay)
+        x = summed(given.x, place, stay) / sizes
     else:
-        x, sizes = merged(given.x, place, size, count)
+        x, sizes = merged(given.x, place, size, stay)
     return x, place, stay, sizes
 
 
@@ -176,6 +177,6 @@ def _fuse(method: Method, given: Given) -> Made:
     score, kept = found
     place, weight = fused(score, kept)
     size = given.sizes[:, :, None]
-    x, sizes = averaged(given.x, place, size * weight[:, :, None], size, kept.shape[1] + 1)
+    x, sizes = joined_rest(given.x, kept, size * weight[:, :, None], size)
     head = score.scatter(1, kept, -1.0).max(1, keepdim=True).indices
     return x, place, torch.cat([kept, head], dim=1), sizes

@@ -11,7 +11,7 @@ from tersor.tokens.attention import of_class, page_rank, probabilities, received
 from tersor.tokens.criteria import INFORMATION, SIZE, attraction, by_criteria
 from tersor.tokens.energy import by_energy, energy
 from tersor.tokens.grid import by_cell, corners
-from tersor.tokens.matrix import averaged
+from tersor.tokens.matrix import joined_rest
 from tersor.tokens.methods import MERGE, PRUNE
 from tersor.tokens.prune import best, diverse, fused, protected
 from tersor.tokens.rates import Rate
@@ -81,8 +81,9 @@ def test_class_attention_is_a_row_of_the_weights() -> None:
 
 def test_what_is_fused_is_the_weighted_average() -> None:
     x, score = random(1, 5, 3), torch.tensor([[0.5, 0.1, 0.2, 0.15, 0.05]])
-    place, weight = fused(score, torch.tensor([[0, 2]]))
-    made, size = averaged(x, place, weight[:, :, None], torch.ones(1, 5, 1), 3)
+    kept = torch.tensor([[0, 2]])
+    _, weight = fused(score, kept)
+    made, size = joined_rest(x, kept, weight[:, :, None], torch.ones(1, 5, 1))
     rest = [1, 3, 4]
     wanted = sum(score[0, i] * x[0, i] for i in rest) / sum(score[0, i] for i in rest)
     torch.testing.assert_close(made[0, 2], wanted)
