@@ -191,11 +191,11 @@ def _onnxscript(path: Path) -> int:
 
 
 def main() -> int:
-    options = arguments(__doc__, FAMILIES, "out/attention_recognition.jsonl", workers=1).parse_args()
+    options = arguments(__doc__, FAMILIES, "attention_recognition", workers=1).parse_args()
     todo = [case for family in options.family or FAMILIES for case in cases(family) if options.only in case]
     if not options.table:
         resume(
-            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT,
+            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT, before=options.before,
             say=lambda row: " ".join(f"{way}={row.get(way)}" for way in ("wanted", *WAYS)),
         )  # fmt: skip
     rows = [row for name, row in read_rows(options.rows).items() if name in todo]

@@ -1,7 +1,8 @@
 """Which architectures come through capture -> exact passes -> verification -> ONNX, and how many nodes they end with.
 
 Run: python benchmarks/coverage.py [--family torchvision|timm|hf|zoo] [--only TEXT] [--rows FILE] [--write]
-Rows are appended to ``--rows`` as they come, and models that stand there already are not run again.
+Rows are appended to ``--rows`` as they come, and models that stand there already are not run again, but for those whose
+row is of a day before ``--before``.
 ``--write`` updates docs/results/coverage.md.
 How many nodes torch.onnx.export writes is taken from that table where it was made with the same versions of torch and
 onnxscript, on which alone it depends; that export takes a third of the time.
@@ -150,7 +151,7 @@ def _counted() -> dict[str, int | None]:
     versions = (f"torch {torch.__version__},", f"onnxscript {onnxscript.__version__},")
     if not all(version in text for version in versions):
         return {}
-    found = {row[1]: row[4] for row in table_rows("coverage") if len(row) == 9 and ":" in row[1]}
+    found = {row[1]: row[4] for row in table_rows("coverage") if len(row) in (9, 10) and ":" in row[1]}
     return {name: int(count) if count.isdecimal() else None for name, count in found.items()}
 
 
@@ -187,11 +188,11 @@ def _against_eager(entry: Any, fast: Any, torch: Any) -> float:
 
 
 def main() -> int:
-    options = arguments(__doc__, FAMILIES, "out/coverage.jsonl").parse_args()
+    options = arguments(__doc__, FAMILIES, "coverage").parse_args()
     todo = [name for family in options.family or FAMILIES for name in models(family) if options.only in name]
     if not options.table:
         resume(
-            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT,
+            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT, before=options.before,
             say=lambda row: f"{row.get('nodes', '')} of {row.get('reference_nodes', '')} nodes",
         )  # fmt: skip
     rows = [row for name, row in read_rows(options.rows).items() if name in todo]
@@ -204,7 +205,8 @@ def main() -> int:
 
 def summary(rows: list[dict[str, Any]]) -> str:
     lines = [
-        "Random weights except the zoo's trained models; ONNX files with a dynamic batch where the model allows it.",
+        "Random weights except the zoo's trained models; ONNX files with a dynamic batch where the model allows it. "
+        "The column `run` says on which day; rows without operator counts, of 2026-11-20, are not in the median.",
         "",
         "| family | models | verified, every pass kept | verified, a pass dropped | failed "
         "| ATen operators after / before, median "
@@ -215,21 +217,25 @@ def summary(rows: list[dict[str, Any]]) -> str:
         own = [row for row in rows if row["model"].startswith(f"{family}:")]
         if own:
             lines.append(_family(family, own))
-    lines += ["", "| model | status | ONNX nodes | torch.onnx.export's | largest difference to eager | seconds | why |"]
-    lines += ["|---|---|---|---|---|---|---|"]
+    lines += [
+        "",
+        "| model | status | ONNX nodes | torch.onnx.export's | largest difference to eager | seconds | run | why |",
+    ]
+    lines += ["|---|---|---|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda item: item["model"]):
         error = f"{row['eager_error']:.1e}" if "eager_error" in row else ""
         why = (row["why"] or "; ".join(row.get("dropped", [])))[:160].replace("|", "/")
         lines.append(
             f"| {row['model']} | {row['status']} | {row.get('nodes', '')} | {row.get('reference_nodes', '')} | {error} "
-            f"| {row['seconds']:.0f} | {why} |"
+            f"| {row['seconds']:.0f} | {row['date']} | {why} |"
         )
     return "\n".join(lines)
 
 
 def _family(family: str, own: list[dict[str, Any]]) -> str:
     good = [row for row in own if row["status"] in ("verified", "dropped a pass")]
-    ratio = statistics.median(row["after"] / row["before"] for row in good) if good else float("nan")
+    ratios = [row["after"] / row["before"] for row in good if "after" in row]
+    ratio = statistics.median(ratios) if ratios else float("nan")
     compared = [row for row in good if row.get("reference_nodes")]
     fewer = sum(row["nodes"] <= row["reference_nodes"] for row in compared)
     kept = sum(row["status"] == "verified" for row in good)

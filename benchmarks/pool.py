@@ -9,10 +9,11 @@ import queue
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import read_rows
+from benchmarks.results import FOLDER, read_rows
 
 Row = dict[str, Any]
 
@@ -41,12 +42,14 @@ def sweep(
             seat.close()
 
 
-def arguments(doc: str | None, families: Sequence[str], rows: str, workers: int = 2) -> argparse.ArgumentParser:
-    """The options that every sweep over the catalog's models has."""
+def arguments(doc: str | None, families: Sequence[str], name: str, workers: int = 2) -> argparse.ArgumentParser:
+    """The options that every sweep over the catalog's models has; its rows are kept beside the table of its name."""
     parser = argparse.ArgumentParser(description=doc)
     parser.add_argument("--family", choices=families, action="append")
     parser.add_argument("--only", default="", help="models with this text in their name")
-    parser.add_argument("--rows", type=Path, default=Path(rows), help="rows so far; models that have one are not run")
+    rows = FOLDER / "rows" / f"{name}.jsonl"
+    parser.add_argument("--rows", type=Path, default=rows, help="rows so far; models that have one are not run")
+    parser.add_argument("--before", default="", help="run models again whose row is of an earlier day, as 2026-11-27")
     parser.add_argument("--workers", type=int, default=workers)
     parser.add_argument("--table", action="store_true", help="run nothing, only print the table of the rows there are")
     parser.add_argument("--write", action="store_true", help="write the table to docs/results")
@@ -55,15 +58,21 @@ def arguments(doc: str | None, families: Sequence[str], rows: str, workers: int 
 
 def resume(
     todo: Sequence[str], examine: Callable[[str], Row], path: Path, *, workers: int, timeout: float,
-    say: Callable[[Row], str],
+    say: Callable[[Row], str], before: str = "",
 ) -> None:  # fmt: skip
-    """Examine those cases that have no row in a file yet; rows are appended as they come, and said in a line each."""
+    """Examine those cases that have no row in a file yet, then those whose row is of a day before ``before``.
+
+    Rows are appended as they come, with the day, and said in a line each.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     known = read_rows(path)
     with path.open("a", encoding="utf-8") as file:
-        missing = [case for case in todo if case not in known]
+        days = {case: str(known[case].get("date", "")) if case in known else "" for case in todo}
+        missing = [case for case in todo if case not in known or days[case] < before]
+        missing.sort(key=lambda case: days[case])
         for case, row in sweep(missing, examine, workers=workers, timeout=timeout):
-            file.write(json.dumps({"model": case, **row}) + "\n")
+            day = datetime.now(UTC).date().isoformat()
+            file.write(json.dumps({"model": case, "date": day, **row}) + "\n")
             file.flush()
             print(f"{case}: {row['status']} {row['why'][:200]} {say(row)} {row['seconds']:.0f} s", flush=True)
 

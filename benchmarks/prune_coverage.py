@@ -193,13 +193,13 @@ def peer(name: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    parser = arguments(__doc__, FAMILIES, "out/prune_coverage.jsonl", workers=1)
+    parser = arguments(__doc__, FAMILIES, "prune_coverage", workers=1)
     parser.add_argument("--no-peer", action="store_true", help="leave Torch-Pruning out")
     options = parser.parse_args()
     wanted = [name for family in options.family or FAMILIES for name in names(family) if options.only in name]
     cases = [(wanted, TIMEOUT), ([] if options.no_peer else [PEER + name for name in wanted], PEER_TIMEOUT)]
     for todo, timeout in [] if options.table else cases:
-        resume(todo, examine, options.rows, workers=options.workers, timeout=timeout, say=_said)
+        resume(todo, examine, options.rows, workers=options.workers, timeout=timeout, before=options.before, say=_said)
     text = summary(wanted, read_rows(options.rows))
     print(text)
     if options.write:

@@ -62,7 +62,7 @@ def quick_first(names: list[str]) -> list[str]:
 
 
 def main() -> int:
-    parser = arguments(__doc__, FAMILIES, "out/tensorrt_lint.jsonl", workers=1)
+    parser = arguments(__doc__, FAMILIES, "tensorrt_lint", workers=1)
     parser.add_argument("--most", type=int, default=10**6, help="models of each family, those with few nodes first")
     options = parser.parse_args()
     families = {family: models(family) for family in options.family or FAMILIES}
@@ -70,7 +70,7 @@ def main() -> int:
     todo = [name for names in chosen for name in names[: options.most]]
     if not options.table:
         resume(
-            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT,
+            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT, before=options.before,
             say=lambda row: f"{row.get('nodes', '')} nodes",
         )  # fmt: skip
     rows = [row for name, row in read_rows(options.rows).items() if name in todo]

@@ -1,7 +1,8 @@
 """torch.compile(model, backend="tersor") over the zoo and the hf: list, against eager outputs.
 
 Run: python benchmarks/torch_compile.py [--family zoo|hf] [--only TEXT] [--rows FILE] [--write]
-Rows are appended to ``--rows`` as they come, and models that stand there already are not run again.
+Rows are appended to ``--rows`` as they come, and models that stand there already are not run again, but for those whose
+row is of a day before ``--before``.
 ``--write`` updates docs/results/torch_compile.md.
 """
 
@@ -73,11 +74,11 @@ def _difference(wanted: Any, got: Any) -> float:
 def main() -> int:
     from tersor.models_zoo.catalog import names
 
-    options = arguments(__doc__, ("zoo", "hf"), "out/torch_compile.jsonl").parse_args()
+    options = arguments(__doc__, ("zoo", "hf"), "torch_compile").parse_args()
     todo = [name for family in options.family or ("zoo", "hf") for name in names(family) if options.only in name]
     if not options.table:
         resume(
-            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT,
+            todo, examine, options.rows, workers=options.workers, timeout=TIMEOUT, before=options.before,
             say=lambda row: str(row.get("difference", "")),
         )  # fmt: skip
     text = table({name: row for name, row in read_rows(options.rows).items() if name in todo})
@@ -94,11 +95,13 @@ def table(rows: dict[str, dict[str, Any]]) -> str:
         f"{equal} of {len(rows)} models equal to eager (largest difference below {TOLERANCE:g} of the output's scale), "
         f"{sum(row['status'] == 'equal' for row in rows.values())} of them without falling back to the original.",
         "",
-        "| model | outcome | largest difference | seconds | why |", "|---|---|---|---|---|",
+        "| model | outcome | largest difference | seconds | run | why |", "|---|---|---|---|---|---|",
     ]  # fmt: skip
     for name, row in sorted(rows.items()):
         shown = f"{row['difference']:.1e}" if "difference" in row else ""
-        lines.append(f"| {name} | {row['status']} | {shown} | {row['seconds']:.0f} | {row['why'][:160]} |")
+        lines.append(
+            f"| {name} | {row['status']} | {shown} | {row['seconds']:.0f} | {row['date']} | {row['why'][:160]} |"
+        )
     return "\n".join(lines)
 
 
