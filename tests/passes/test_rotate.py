@@ -78,7 +78,7 @@ def rotated(program: Program, **options: object) -> tuple[Program, Context]:
 
 def quantized(program: Program) -> Program:
     made = program.clone()
-    Quantize(noise=1.0, ranges="min-max", backend="openvino")(made, Context(calibration=((X,),)))
+    Quantize(noise=1.0, weights="int8", ranges="min-max", backend="openvino")(made, Context(calibration=((X,),)))
     return refresh(made)
 
 
