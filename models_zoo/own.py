@@ -18,6 +18,7 @@ DATA = {
     "digits_mobile": "digits",
     "digits_vit": "digits",
     "mnist_cnn": "mnist",
+    "mnist_vit": "mnist",
     "text_encoder": "names",
     "tiny_lm": "prose",
     "convnext": "",

@@ -40,6 +40,7 @@ RECIPES = {
     "digits_mobile": Recipe(epochs=40, rate=4e-3),
     "digits_vit": Recipe(epochs=120, rate=2e-3),
     "mnist_cnn": Recipe(epochs=12, rate=4e-3, shift=0.08),
+    "mnist_vit": Recipe(epochs=12, rate=1.5e-3, batch=32, shift=0.08, stored=torch.float16),
     "text_encoder": Recipe(epochs=25, rate=2e-3),
     "tiny_lm": Recipe(epochs=8, rate=3e-3, decay=0.1, batch=16, smoothing=0.0, stored=torch.float16),
 }

@@ -6,14 +6,17 @@ Every method of this folder answers with one of two tensors over the old tokens:
 - ``kept`` [B, K] int64: the old tokens that stay, in order, the others are dropped.
 
 Both mean a matrix [B, K, T] that new tokens are made with. Tokens in front (class, distillation, registers) stay where
-they are; the others keep their order, or those at even places come before those at odd places, as in ToMe. Only sums
-are scattered: an average is a sum divided by a sum, which every exporter writes rightly.
+they are; the others keep their order, or those at even places come before those at odd places, as in ToMe. An average
+is a sum divided by a sum, which every exporter writes rightly.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+DENSE = 512
+"""Up to so many new tokens a product is faster: ONNX Runtime scatters an element in 16 ns and multiplies in 0.03."""
 
 
 def places(parent: Tensor) -> Tensor:
@@ -85,8 +88,8 @@ def gathered(x: Tensor, index: Tensor) -> Tensor:
 def summed(x: Tensor, place: Tensor, stay: Tensor) -> Tensor:
     """For each new token the sum [B, K, C] of the old ones [B, T, C] that go there.
 
-    The old ones at ``stay`` [B, K] are gathered and only what goes elsewhere is scattered: runtimes add at points that
-    may coincide one element after the other, or wrongly.
+    The old ones at ``stay`` [B, K] are gathered, and what goes elsewhere is added as a product with a matrix of ones
+    and zeros, for many tokens scattered: runtimes add at points that may coincide one element after the other.
 
     >>> summed(torch.tensor([[[1.0], [2.0], [4.0]]]), torch.tensor([[0, 0, 1]]), torch.tensor([[0, 2]])).tolist()
     [[[3.0], [4.0]]]
@@ -98,9 +101,12 @@ def summed(x: Tensor, place: Tensor, stay: Tensor) -> Tensor:
         return total
     goes = torch.ones_like(place).scatter(1, stay, 0) == 1
     moved = _true(goes, tokens - count)
-    target = rows(place.gather(1, moved), count)
+    target, rest = place.gather(1, moved), gathered(x, moved)
+    if isinstance(count, int) and count <= DENSE:
+        into = target[:, None, :] == torch.arange(count, device=x.device)[None, :, None]
+        return total + into.to(x.dtype) @ rest
     flat = total.reshape([batch * count, width])
-    flat = flat.index_put([target], gathered(x, moved).reshape([-1, width]), accumulate=True)
+    flat = flat.index_put([rows(target, count)], rest.reshape([-1, width]), accumulate=True)
     return flat.reshape([batch, count, width])
 
 
