@@ -166,7 +166,7 @@ def summary(rows: list[Row]) -> str:
             lines.append(f"| {name} | {row['setting']} |||| {row['why'].replace('|', '/')} ||")
             continue
         note = {True: "same tokens as merge-tokens", False: f"logits differ by {row.get('away', 0):.1e}"}
-        tokens = note[row["same"]] if "same" in row else row.get("left", "")
+        tokens = note[row["same"]] if "same" in row else row.get("left") or "attention written out"
         lines.append(
             f"| {name} | {row['setting']} | {tokens} | {row['accuracy']:.3f} | {_lost(row):.1f} | "
             + " | ".join("{:.2f} ({:.2f} to {:.2f})".format(*row[runtime]) for runtime in RUNTIMES)

@@ -44,7 +44,7 @@ class Patched(nn.Module):
         size = self.state.get("size")
         mixed, metric = self.attend(self.block.norm1(x), size)
         x = x + mixed
-        every = torch.eye(x.shape[1]).expand(len(x), -1, -1)
+        every = torch.eye(x.shape[1]).expand(x.shape[0], -1, -1)
         r = min(self.r, (x.shape[1] - 1) // 2)
         if r:
             if size is None:
@@ -76,7 +76,7 @@ class Patch(nn.Module):
         self.model = copy.deepcopy(model)
         self.state: dict[str, Any] = {}
         blocks: Any = self.model.blocks
-        self.model.blocks = nn.ModuleList(Patched(block, n, self.state) for block, n in zip(blocks, r, strict=True))
+        self.model.blocks = nn.Sequential(*(Patched(block, n, self.state) for block, n in zip(blocks, r, strict=True)))
 
     def forward(self, images: Tensor) -> Tensor:
         self.state.clear()
