@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 DENSE = 512
-"""Up to so many new tokens a product is faster: ONNX Runtime scatters an element in 16 ns and multiplies in 0.03."""
+"""Up to so many new tokens a product is faster than ONNX Runtime's loop over what is scattered."""
 
 
 def places(parent: Tensor) -> Tensor:
