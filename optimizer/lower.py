@@ -194,21 +194,27 @@ def _fastest(race: _Race, timings: list[Timing]) -> str:
     return min(race.entries, key=lambda label: medians.get(label, 0.0))
 
 
-def _duels(race: _Race, inputs: Flat, seconds: float, timings: list[Timing]) -> str:
+def _duels(race: _Race, inputs: Flat, seconds: float, report: Report) -> str:
     """The fastest label; those close behind it on the same program meet it in neighbouring turns, one by one."""
-    best = _fastest(race, timings)
-    medians = {timing.name: timing.median_ms for timing in timings if timing.name in race.entries}
+    best = _fastest(race, report.timings)
+    medians = {timing.name: timing.median_ms for timing in report.timings if timing.name in race.entries}
     limit, program = CLOSE * medians.get(best, 0.0), race.entries[best].program
     for label in sorted(medians, key=lambda label: medians[label]):
         if label != best and medians[label] <= limit and race.entries[label].program is program:
             first, second = (_bound(race.entries[name].call, inputs) for name in (best, label))
-            best = label if paired(first, second, seconds=seconds).median < 1 else best
+            ratio = paired(first, second, seconds=seconds)
+            if ratio.median < 1:
+                report.notes.append(
+                    f"{label} takes {ratio.median:.2f} times as long as {best} where the two are timed in neighbouring "
+                    f"turns ({ratio.low:.2f} to {ratio.high:.2f}): it is chosen, although not the fastest in the race"
+                )
+                best = label
     return best
 
 
 def _choose(race: _Race, rewritten: Program, inputs: Flat, seconds: float, report: Report) -> str:
     """The fastest label; what came before on the same backend wins only where it is clearly faster, measured twice."""
-    fastest = _duels(race, inputs, seconds, report.timings)
+    fastest = _duels(race, inputs, seconds, report)
     backend = race.entries[fastest].backend.name
     if race.entries[fastest].program is rewritten or backend not in race.entries:
         return fastest

@@ -13,6 +13,7 @@ import tersor
 from tersor.backends.eager import Eager
 from tersor.context import Context
 from tersor.errors import BackendError
+from tersor.measure import Ratio
 from tersor.program import Program
 from tersor.rewrite import insert_call, insert_weight
 from tersor.rewrite_values import key
@@ -110,3 +111,19 @@ def test_where_no_backend_takes_the_rewrite_what_was_before_the_lossy_passes_run
     assert fast.report.kept == "eager (exact passes only)"
     assert any("knows no matmul" in note for note in fast.report.notes)
     assert not any(key(node) == "batch_norm" for node in fast.program.nodes)
+
+
+def test_two_that_are_close_are_timed_again_and_the_report_says_what_that_changed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("tersor.lower.CLOSE", 1e9)
+    monkeypatch.setattr("tersor.lower.paired", lambda *_, **__: Ratio(0.9, 0.85, 0.95, 9))
+    fast = tersor.optimize(
+        nn.Linear(8, 8).eval(), (torch.rand(2, 8),), passes="dead-code", target=Target("cpu", "cpu", 1), seconds=0.1,
+        progress=False,
+    )  # fmt: skip
+    medians = {timing.name: timing.median_ms for timing in fast.report.timings}
+    other = {"eager": "onnxruntime", "onnxruntime": "eager"}[fast.report.kept]
+    assert medians[fast.report.kept] > medians[other]
+    said = f"{fast.report.kept} takes 0.90 times as long as {other} where the two are timed in neighbouring turns"
+    assert any(note.startswith(said) and "0.85 to 0.95" in note for note in fast.report.notes)
