@@ -7,7 +7,6 @@ part. Its ScatterElements is one loop over all elements, so it is right and seve
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy
@@ -142,7 +141,7 @@ class _Rows:
         """Data or updates with one axis for all points."""
         inner = self.dims[self.depth :]
         fixed = [size for size in inner if isinstance(size, int)]
-        if len(fixed) == len(inner) and math.prod(fixed):
+        if len(fixed) == len(inner) and 0 not in fixed:
             return self.add("Reshape", value, self.ints(-1, *fixed))
         parts = [self.size(axis) for axis in range(self.depth, len(self.dims))]
         lead = self.add("Shape", value)
