@@ -235,12 +235,12 @@ def summary(rows: list[dict[str, Any]]) -> str:
 def _family(family: str, own: list[dict[str, Any]]) -> str:
     good = [row for row in own if row["status"] in ("verified", "dropped a pass")]
     ratios = [row["after"] / row["before"] for row in good if "after" in row]
-    ratio = statistics.median(ratios) if ratios else float("nan")
+    ratio = f"{statistics.median(ratios):.2f}" if ratios else "-"
     compared = [row for row in good if row.get("reference_nodes")]
     fewer = sum(row["nodes"] <= row["reference_nodes"] for row in compared)
     kept = sum(row["status"] == "verified" for row in good)
     return (
-        f"| {family} | {len(own)} | {kept} | {len(good) - kept} | {len(own) - len(good)} | {ratio:.2f} "
+        f"| {family} | {len(own)} | {kept} | {len(good) - kept} | {len(own) - len(good)} | {ratio} "
         f"| {fewer} of {len(compared)} |"
     )
 
