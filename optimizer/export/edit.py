@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy
 import onnx_ir as ir
@@ -64,6 +65,16 @@ def add_constant(graph: ir.Graph, array: numpy.ndarray, hint: str) -> ir.Value:
     value = ir.Value(name=name, shape=ir.Shape(array.shape), type=ir.TensorType(tensor.dtype), const_value=tensor)
     graph.register_initializer(value)
     return value
+
+
+def insert_before(
+    graph: ir.Graph, node: ir.Node, op_type: str, *inputs: ir.Value | None, **attributes: Any
+) -> ir.Value:
+    """The result of a new node in front of another, named after what that one makes."""
+    made = ir.node(op_type, list(inputs), attributes, version=node.version)
+    made.outputs[0].name = f"{node.outputs[0].name}_{op_type.lower()}_{len(graph)}"
+    graph.insert_before(node, made)
+    return made.outputs[0]
 
 
 def replace(graph: ir.Graph, node: ir.Node, *values: ir.Value) -> None:

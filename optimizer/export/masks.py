@@ -8,7 +8,7 @@ are finite, as in many models, no row is without weights and nothing has to be c
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
 
 import numpy
 import onnx_ir as ir
@@ -19,6 +19,7 @@ from tersor.export.edit import (
     apply_rules,
     constant_array,
     dims_of,
+    insert_before,
     int_attribute,
     is_op,
     made_for_one,
@@ -51,20 +52,15 @@ def _masked(graph: ir.Graph, node: ir.Node) -> bool:
         return False
     hidden, mask, scores, infinity = found
 
-    def add(op_type: str, *inputs: ir.Value | None, before: ir.Node = hidden, **attributes: Any) -> ir.Value:
-        made = ir.node(op_type, list(inputs), attributes, version=node.version)
-        made.outputs[0].name = f"{node.outputs[0].name}_{op_type.lower()}_{len(graph)}"
-        graph.insert_before(before, made)
-        return made.outputs[0]
-
+    add = partial(insert_before, graph, hidden)
     axis = add_constant(graph, numpy.array([-1]), f"{node.name}_axis")
     numbers = add("Cast", mask, to=int(ir.DataType.FLOAT))
     seen = add("Cast", add("ReduceMax", numbers, axis, keepdims=1), to=int(ir.DataType.BOOL))
     shown = add("Or", mask, add("Not", seen))
     replace(graph, hidden, add("Add", scores, add("Where", shown, zero, infinity)))
-    product = add("MatMul", weights, node.inputs[1], before=node)
+    product = insert_before(graph, node, "MatMul", weights, node.inputs[1])
     product.shape, product.type = node.outputs[0].shape, node.outputs[0].type
-    result = add("Where", seen, product, zero, before=node)
+    result = insert_before(graph, node, "Where", seen, product, zero)
     result.name = node.outputs[0].name
     replace(graph, node, result)
     for left in (guard, test):

@@ -19,6 +19,7 @@ from tersor.export.edit import (
     constant_array,
     constant_ints,
     dims_of,
+    insert_before,
     int_attribute,
     ints_attribute,
     is_op,
@@ -115,10 +116,7 @@ class _Rows:
         self.shape: ir.Value | None = None
 
     def add(self, op_type: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
-        made = ir.node(op_type, list(inputs), attributes, version=self.node.version)
-        made.outputs[0].name = f"{self.node.outputs[0].name}_{op_type.lower()}_{len(self.graph)}"
-        self.graph.insert_before(self.node, made)
-        return made.outputs[0]
+        return insert_before(self.graph, self.node, op_type, *inputs, **attributes)
 
     def ints(self, *values: int) -> ir.Value:
         return add_constant(self.graph, numpy.array(values, dtype=numpy.int64), f"{self.node.outputs[0].name}_sizes")
