@@ -47,13 +47,19 @@ class Block(nn.Module):
 
 
 class DigitsVit(nn.Module):
-    """2x2 patches, 16 patch tokens and a class token, four blocks, a linear head on the class token."""
+    """2x2 patches, 16 patch tokens and a class token, four blocks, a linear head on the class token.
 
-    def __init__(self, width: int = 64, depth: int = 4, heads: int = 4, classes: int = 10) -> None:
+    Another ``patch``, from images to (N, width, rows, columns), and number of ``tokens`` fit other images.
+    """
+
+    def __init__(
+        self, width: int = 64, depth: int = 4, heads: int = 4, classes: int = 10, patch: nn.Module | None = None,
+        tokens: int = 17,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.patch = nn.Conv2d(1, width, 2, 2)
+        self.patch = nn.Conv2d(1, width, 2, 2) if patch is None else patch
         self.class_token = nn.Parameter(0.02 * torch.randn(1, 1, width))
-        self.position = nn.Parameter(0.02 * torch.randn(1, 17, width))
+        self.position = nn.Parameter(0.02 * torch.randn(1, tokens, width))
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.head = nn.Linear(width, classes)
