@@ -151,7 +151,7 @@ def _counted() -> dict[str, int | None]:
     versions = (f"torch {torch.__version__},", f"onnxscript {onnxscript.__version__},")
     if not all(version in text for version in versions):
         return {}
-    found = {row[1]: row[4] for row in table_rows("coverage") if len(row) in (9, 10) and ":" in row[1]}
+    found = {row[1]: row[4] for row in table_rows("coverage") if len(row) == 10 and ":" in row[1]}
     return {name: int(count) if count.isdecimal() else None for name, count in found.items()}
 
 

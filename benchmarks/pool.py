@@ -65,11 +65,9 @@ def resume(
     Rows are appended as they come, with the day, and said in a line each.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    known = read_rows(path)
+    days = {case: str(row.get("date", "")) for case, row in read_rows(path).items()}
+    missing = sorted((case for case in todo if case not in days or days[case] < before), key=lambda c: days.get(c, ""))
     with path.open("a", encoding="utf-8") as file:
-        days = {case: str(known[case].get("date", "")) if case in known else "" for case in todo}
-        missing = [case for case in todo if case not in known or days[case] < before]
-        missing.sort(key=lambda case: days[case])
         for case, row in sweep(missing, examine, workers=workers, timeout=timeout):
             day = datetime.now(UTC).date().isoformat()
             file.write(json.dumps({"model": case, "date": day, **row}) + "\n")
