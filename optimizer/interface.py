@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -47,6 +48,9 @@ class Interface:
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
         """The tensor inputs of a call, in graph order; raises InputError where the call does not fit."""
+        plain = self._plain(args, kwargs)
+        if plain is not None:
+            return plain
         if self.parameters is None or self.in_spec is None:
             return self._by_name(args, kwargs)
         leaves, spec = pytree.tree_flatten(bind(self.parameters, args, kwargs))
@@ -56,6 +60,25 @@ class Interface:
                 "call it as in the example inputs, or capture it again with these",
             )
         return self._pick(leaves)
+
+    @cached_property
+    def _tensor_names(self) -> tuple[str, ...]:
+        """The first parameters, where each takes one tensor and they are the graph's inputs in order; else none."""
+        if self.parameters is None or self.in_spec is None or self.in_leaves != tuple(range(len(self.input_names))):
+            return ()
+        names = tuple(self.in_spec.context)
+        first = list(self.parameters.parameters.values())[: len(names)]
+        usual = all(item.kind is item.POSITIONAL_OR_KEYWORD for item in first)
+        alone = all(child.is_leaf() for child in self.in_spec.children())
+        return names if usual and alone and names == tuple(item.name for item in first) else ()
+
+    def _plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat | None:
+        """The inputs of a call with tensors only, without the microseconds that structures take; None for others."""
+        names = self._tensor_names
+        if not names or len(args) + len(kwargs) != len(names):
+            return None
+        given = tuple(args) if not kwargs else (*args, *[kwargs.get(name) for name in names[len(args) :]])
+        return given if all(isinstance(value, torch.Tensor) for value in given) else None
 
     def _pick(self, leaves: Sequence[Any]) -> Flat:
         found: dict[int, torch.Tensor] = {}
@@ -77,11 +100,10 @@ class Interface:
             )
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
-        given = list(args)
-        if not kwargs and len(given) == len(self.input_names) and all(isinstance(v, torch.Tensor) for v in given):
-            return tuple(given)
-        if len(given) == 1 and isinstance(given[0], Mapping) and not kwargs:
-            args, kwargs = (), given[0]
+        if not kwargs and len(args) == len(self.input_names) and all(isinstance(v, torch.Tensor) for v in args):
+            return tuple(args)
+        if len(args) == 1 and isinstance(args[0], Mapping) and not kwargs:
+            args, kwargs = (), args[0]
         named: dict[str, Any] = dict(zip(self.input_names, args, strict=False))
         unknown = [name for name in kwargs if name not in self.input_names or name in named]
         named.update(kwargs)
@@ -97,6 +119,8 @@ class Interface:
         """The result in the original's structure, from the graph's flat outputs."""
         if self.out_spec is None:
             return tuple(outputs)
+        if self.out_spec.is_leaf() and self.out_leaves == (0,):
+            return outputs[0]
         leaves = [
             self.out_fixed.get(position) if slot is None else outputs[slot]
             for position, slot in enumerate(self.out_leaves)

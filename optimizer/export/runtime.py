@@ -80,8 +80,12 @@ class Session:
             raise BackendError(f"ONNX Runtime fails on the model: {_reason(error)}", "try another backend") from error
 
     def _run_numpy(self, inputs: Sequence[torch.Tensor]) -> Flat:
-        feeds = dict(zip(self._inputs, map(_array, inputs), strict=True))
-        return tuple(map(_from_numpy, self.session.run(self._outputs, feeds)))
+        try:
+            arrays = [value.numpy() for value in inputs]
+        except (RuntimeError, TypeError):  # it requires a gradient, or is not in the CPU's memory
+            arrays = [_host(value).numpy() for value in inputs]
+        made = self.session.run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
+        return tuple(map(_from_numpy, made))
 
     def _run_values(self, inputs: Sequence[torch.Tensor]) -> Flat:
         held = [_host(value) for value in inputs]
@@ -94,12 +98,6 @@ def _from_numpy(value: Any) -> torch.Tensor:
     if array.dtype.char == "Q":  # unsigned long long: a type of its own as wide as uint64, and unknown to torch
         array = array.view(numpy.uint64)
     return torch.from_numpy(array)
-
-
-def _array(value: torch.Tensor) -> Any:
-    """Without the calls that change nothing in the usual case: a model may take a tenth of a millisecond."""
-    plain = value.is_cpu and not value.requires_grad and value.is_contiguous()
-    return value.numpy() if plain else _host(value).numpy()
 
 
 def _host(value: torch.Tensor) -> torch.Tensor:
