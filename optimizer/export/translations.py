@@ -176,6 +176,20 @@ def scatter_reduce(data: Value, dim: int, index: Value, source: Value, reduce: s
     return op.ScatterElements(data, index, source, axis=dim, reduction=modes[reduce])
 
 
+def subtract_from(data: Value, other: Any, alpha: float = 1) -> Value:
+    """``other - alpha * data``: torch.onnx has no form of it, and traces the whole program again to be rid of it."""
+    if isinstance(other, float) and data.dtype is not None and not data.dtype.is_floating_point():
+        data = op.Cast(data, to=ir.DataType.FLOAT)
+        data.dtype = ir.DataType.FLOAT
+    return op.Sub(scalar(other, data), data if alpha == 1 else op.Mul(data, scalar(alpha, data)))
+
+
+def squeeze(data: Value, dims: Sequence[int]) -> Value:
+    """Without those of the axes that have one entry, as ATen does it."""
+    alone = [dim for dim in dims if data.shape[dim] == 1]
+    return op.Squeeze(data, ints(*alone)) if alone else op.Identity(data)
+
+
 _TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     reshape_operator: reshape,
     aten.unbind.int: unbind,
@@ -216,4 +230,6 @@ _TABLE: dict[Callable[..., Any], Callable[..., Any]] = {
     aten.upsample_trilinear3d.vec: upsample_linear,
     aten.upsample_bicubic2d.vec: upsample_cubic,
     aten.scatter_reduce.two: scatter_reduce,
+    aten.rsub.Scalar: subtract_from,
+    aten.squeeze.dims: squeeze,
 }
