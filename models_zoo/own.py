@@ -24,6 +24,7 @@ DATA = {
     "convnext": "",
     "swin": "",
     "decoder": "",
+    "llava": "",
     "unet": "",
     "ssm": "",
     "moe": "",

@@ -20,7 +20,7 @@ from tersor.tokens.attend import Masks, masks
 from tersor.tokens.axis import Tokens
 from tersor.tokens.cuts import Layer, attentions, layers
 from tersor.tokens.learned import Course, rounded
-from tersor.tokens.rates import Rate, chosen, schedule, shares
+from tersor.tokens.rates import Rate, chosen, protected, schedule, shares
 from tersor.tokens.simulate import attention_received, learned_rates
 from tersor.tokens.step import Method, Step
 from tersor.tokens.threshold import left_by_threshold
@@ -41,7 +41,7 @@ class Plan:
         layers: which attention layers, see `tersor.tokens.rates.chosen`.
         proportional: whether attention weighs keys by the number of tokens that they stand for.
         around: whether tokens are put back behind each attention.
-        protect: tokens in front that stay; -1 finds them.
+        protect: tokens that stay in front and behind, see `tersor.tokens.rates.protected`.
         rates: gives, where they are learned, the share of the tokens that goes at each layer.
     """
 
@@ -52,7 +52,7 @@ class Plan:
     layers: str = ""
     proportional: bool = True
     around: bool = False
-    protect: int = -1
+    protect: str = ""
     rates: Callable[[Program, Sequence[Layer], Context], list[float]] | None = None
 
 
@@ -60,7 +60,7 @@ Rates = Callable[[Program, Sequence[Layer], Context], list[float]]
 """Gives the share of the tokens that goes at each of some layers."""
 
 
-def check(r: int, share: float, protect: int, layers: str, schedule: str) -> None:
+def check(r: int, share: float, protect: str, layers: str, schedule: str) -> None:
     """Raise ValueError where an option makes no sense."""
     if r and schedule != "constant":
         raise ValueError(f"r is {r} and schedule {schedule!r}: r tokens at each layer are constant; give a share")
@@ -68,8 +68,7 @@ def check(r: int, share: float, protect: int, layers: str, schedule: str) -> Non
         raise ValueError(f"r is {r}, wanted 0 or a number of tokens")
     if not 0.0 < share < 1.0:
         raise ValueError(f"share is {share}, wanted a share between 0 and 1")
-    if protect < -1:
-        raise ValueError(f"protect is {protect}, wanted -1 or a number of tokens")
+    protected(protect)
     chosen((), layers)
 
 
@@ -85,7 +84,7 @@ def reduce_tokens(program: Program, context: Context, plan: Plan) -> None:
     refresh(program)
     axes = analyze(program)
     groups: dict[object, list[str]] = {}
-    for node, found in layers(program, axes, plan.protect):
+    for node, found in layers(program, axes, protected(plan.protect)):
         if isinstance(found, str):
             context.skip(node, found)
         else:
@@ -98,7 +97,7 @@ def _reduce_group(program: Program, context: Context, plan: Plan, names: Sequenc
     """The layers of one token axis."""
     refresh(program)
     axes = analyze(program)
-    found = [item for node, item in layers(program, axes, plan.protect) if node.name in names]
+    found = [item for node, item in layers(program, axes, protected(plan.protect)) if node.name in names]
     these = [item for item in found if not isinstance(item, str)]
     if len(these) < len(names):
         return

@@ -21,9 +21,10 @@ class PruneTokens:
 
     Attributes:
         method: "class" keeps what the class token attends to and fuses the rest into one token (EViT,
-            arXiv:2202.07800), "class-only" drops the rest, "received" keeps what all tokens attend to (LTP,
-            arXiv:2107.00910), "page-rank" walks over the attention graph first (Zero-TPrune, arXiv:2305.17328),
-            "diverse" clusters the rest around tokens that are unlike each other (arXiv:2211.11315).
+            arXiv:2202.07800), "class-only" drops the rest, "last" keeps what the last token attends to (FastV,
+            arXiv:2403.06764, for decoders that read a picture, at ``layers="1"``), "received" keeps what all tokens
+            attend to (LTP, arXiv:2107.00910), "page-rank" walks over the attention graph first (Zero-TPrune,
+            arXiv:2305.17328), "diverse" clusters the rest around tokens that are unlike each other (arXiv:2211.11315).
         r: tokens removed at each layer; 0 takes ``share``.
         share: of the tokens that are gone behind the last layer.
         schedule: "constant" removes as many at each layer, "decreasing" more at first, "early" all at the first;
@@ -33,17 +34,17 @@ class PruneTokens:
             layers before proportionally less.
         layers: which of the attention layers, as "0+2", "1-3" or "2-"; empty for all.
         proportional: weigh keys by the number of tokens that they stand for, where tokens are fused.
-        protect: tokens in front that stay; -1 finds them.
+        protect: tokens that stay, as "1" in front or "35+20" in front and behind; empty finds them.
     """
 
-    method: Literal["class", "class-only", "received", "page-rank", "diverse"] = "class"
+    method: Literal["class", "class-only", "last", "received", "page-rank", "diverse"] = "class"
     r: int = 0
     share: float = 0.5
     schedule: Literal["constant", "decreasing", "early", "learned", "threshold"] = "constant"
     threshold: float = 0.5
     layers: str = ""
     proportional: bool = True
-    protect: int = -1
+    protect: str = ""
     exact: ClassVar[bool] = False
 
     def __post_init__(self) -> None:

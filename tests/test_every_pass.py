@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,10 @@ QUICK = {"zoo:digits-cnn", "zoo:digits-vit"}
 MODELS = [pytest.param(n, marks=[] if n in QUICK else [pytest.mark.slow]) for n in names("zoo")]
 
 
+captured = cache(load)
+"""One capture for all passes: the pipeline works on copies."""
+
+
 def check(program: Program) -> None:
     reference = Reference.of(program)
     outcome = run(program, parse(EXACT), reference)
@@ -31,7 +36,7 @@ def check(program: Program) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_from_pytorch(name: str) -> None:
-    check(load(name))
+    check(captured(name))
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow) for n in names("zoo")])
@@ -56,7 +61,7 @@ def check_lossy(program: Program, name: str) -> None:
 @pytest.mark.parametrize("name", LOSSY)
 @pytest.mark.parametrize("model", MODELS)
 def test_lossy_from_pytorch(name: str, model: str) -> None:
-    check_lossy(load(model), name)
+    check_lossy(captured(model), name)
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n == "prune" else [pytest.mark.slow]) for n in LOSSY])

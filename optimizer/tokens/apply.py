@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from tersor.axes import Axes
@@ -16,7 +15,7 @@ from tersor.program import Program
 from tersor.rewrite import erase_unused
 from tersor.rewrite_values import arguments, fake, key
 from tersor.tokens.attend import Masks, attend, scale_of, visible
-from tersor.tokens.attention import probabilities
+from tersor.tokens.attention import causal, of_first, of_last, probabilities
 from tersor.tokens.axis import Tokens
 from tersor.tokens.carry import Carrier
 from tersor.tokens.cuts import Layer, features
@@ -96,7 +95,7 @@ def _cut(walk: Carrier, node: fx.Node, site: Site, nodes: Mapping[str, fx.Node],
     weights = None
     metric = node if site.around else arguments(attention)["key"]
     if not site.around:
-        weights = _weights(walk, attention, site.step.method.needs)
+        weights = _weights(walk, attention, site.step.method.needs, known)
     step = Step(
         site.step.method, site.step.rate, site.step.first, site.step.last, site.step.depth, padded, site.step.grid
     )
@@ -137,7 +136,7 @@ def _sizes(program: Program, before: fx.Node, node: fx.Node, attention: fx.Node)
     return made
 
 
-def _weights(walk: Carrier, attention: fx.Node, needs: str) -> fx.Node | None:
+def _weights(walk: Carrier, attention: fx.Node, needs: str, known: Masks) -> fx.Node | None:
     """Attention weights before the attention; all of them replace it, so that they are computed once."""
     if needs == "keys":
         return None
@@ -145,12 +144,15 @@ def _weights(walk: Carrier, attention: fx.Node, needs: str) -> fx.Node | None:
     query, keys, values, mask = (given[name] for name in ("query", "key", "value", "attn_mask"))
     if fake(query).dim() != 4:
         raise RewriteError(f"the heads of {attention.name} are not a dimension of their own")
-    causal = bool(given["is_causal"])
-    if needs == "class":
-        return _inserted(walk, attention, partial(_class_row, scale=scale), query, keys, mask)
+    hidden = bool(given["is_causal"])
+    if needs in ("class", "last"):
+        if needs == "class" and (hidden or known.why.get(getattr(mask, "name", ""))):
+            raise RewriteError("the first token does not see the others", "take method=last, received or page-rank")
+        row = of_first if needs == "class" else of_last
+        return _inserted(walk, attention, lambda q, k, bias: row(q, k, scale, bias), query, keys, mask)
 
     def everything(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        weights = probabilities(q, k, scale, _causal(q, k) if causal else bias)
+        weights = probabilities(q, k, scale, causal(q, k) if hidden else bias)
         repeats = q.shape[1] // k.shape[1]
         return weights, weights @ (v.repeat_interleave(repeats, dim=1) if repeats > 1 else v)
 
@@ -165,13 +167,3 @@ def _weights(walk: Carrier, attention: fx.Node, needs: str) -> fx.Node | None:
 
 def _inserted(walk: Carrier, before: fx.Node, function: Any, *args: Any) -> Any:
     return insert(walk.program, before, function, *args)
-
-
-def _class_row(query: Tensor, keys: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    row = mask if mask is None or mask.shape[-2] == 1 else mask[..., :1, :]
-    return probabilities(query[:, :, :1], keys, scale, row)
-
-
-def _causal(query: Tensor, keys: Tensor) -> Tensor:
-    rows, columns = (torch.arange(item.shape[-2], device=query.device) for item in (query, keys))
-    return (columns[None, :] <= rows[:, None])[None, None]

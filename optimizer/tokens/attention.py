@@ -24,11 +24,22 @@ def probabilities(query: Tensor, key: Tensor, scale: float, bias: Tensor | None 
     return scores.softmax(-1)
 
 
-def of_class(query: Tensor, key: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
-    """What the first token attends to, [B, K], averaged over heads (EViT, arXiv:2202.07800, equation 3)."""
-    if bias is not None and bias.shape[-2] != 1:
-        bias = bias[:, :, :1]
-    return probabilities(query[:, :, :1], key, scale, bias)[:, :, 0].mean(1)
+def causal(query: Tensor, key: Tensor) -> Tensor:
+    """[1, 1, Q, K] Boolean: a query sees the keys up to its own position."""
+    rows, columns = (torch.arange(item.shape[-2], device=item.device) for item in (query, key))
+    return (columns[None, :] <= rows[:, None])[None, None]
+
+
+def of_first(query: Tensor, key: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """Weights [B, H, 1, K] of the first token, such as a class token (EViT, arXiv:2202.07800, equation 3)."""
+    row = bias if bias is None or bias.shape[-2] == 1 else bias[..., :1, :]
+    return probabilities(query[:, :, :1], key, scale, row)
+
+
+def of_last(query: Tensor, key: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+    """Weights [B, H, 1, K] of the last token, which causal attention shows all (FastV, arXiv:2403.06764)."""
+    row = bias if bias is None or bias.shape[-2] == 1 else bias[..., -1:, :]
+    return probabilities(query[:, :, -1:], key, scale, row)
 
 
 def received(weights: Tensor) -> Tensor:

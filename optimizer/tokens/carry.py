@@ -49,6 +49,7 @@ class Carrier:
         stream: names of nodes that hold features of tokens; others that have the token axis hold facts on positions.
         crossing: names of nodes in which a sum or a statistic runs over tokens.
         restored: names of nodes before which all tokens were put back.
+        strict: raise RewriteError where all tokens are needed again, instead of putting them back.
     """
 
     program: Program
@@ -59,6 +60,7 @@ class Carrier:
     crossing: frozenset[str] = frozenset()
     restored: list[str] = field(default_factory=list)
     rules: dict[str, Callable[[Carrier, fx.Node], None]] = field(default_factory=dict)
+    strict: bool = False
 
     def __post_init__(self) -> None:
         found = [(item.node, item.term) for item in self.axes.contractions]
@@ -76,7 +78,9 @@ class Carrier:
             return
         try:
             self.rules.get(key(node), RULES.get(key(node), evenly))(self, node)
-        except Apart:
+        except Apart as error:
+            if self.strict:
+                raise RewriteError(f"{node.name} needs all tokens: {error}") from error
             for item in self.reduced(node):
                 self.put_back(node, item)
             self.restored.append(node.name)

@@ -40,20 +40,20 @@ def attentions(program: Program) -> list[fx.Node]:
     return [node for node in program.nodes if is_attention(node)]
 
 
-def layers(program: Program, axes: Axes, first: int = -1) -> Iterator[tuple[fx.Node, Layer | str]]:
+def layers(program: Program, axes: Axes, stay: tuple[int, int] | None = None) -> Iterator[tuple[fx.Node, Layer | str]]:
     """Every attention with what it offers, or why its tokens cannot be reduced."""
     stream = features(program, axes)
     order = {node: place for place, node in enumerate(program.nodes)}
     for node in attentions(program):
-        tokens = token_axis(program, axes, node, first)
+        tokens = token_axis(program, axes, node, stay)
         yield node, tokens if isinstance(tokens, str) else _layer(axes, node, tokens, stream, order)
 
 
-def token_axis(program: Program, axes: Axes, node: fx.Node, first: int = -1) -> Tokens | str:
+def token_axis(program: Program, axes: Axes, node: fx.Node, stay: tuple[int, int] | None = None) -> Tokens | str:
     """The token axis of one attention, or why it has none.
 
     Args:
-        first: tokens in front to protect; -1 finds class, distillation and register tokens.
+        stay: tokens in front and behind to protect; None finds class, distillation and register tokens, and words.
     """
     given = arguments(node)
     query, keys = (axes.values.get(given[name].name) for name in ("query", "key"))
@@ -67,6 +67,8 @@ def token_axis(program: Program, axes: Axes, node: fx.Node, first: int = -1) -> 
     if length is None:
         return "the number of tokens depends on data"
     tokens = Tokens(keys[-2], query[0])
+    if stay is not None:
+        return Tokens(keys[-2], query[0], *stay)
     try:
         front, back = tokens.front, tokens.back
     except Apart as error:
@@ -74,7 +76,7 @@ def token_axis(program: Program, axes: Axes, node: fx.Node, first: int = -1) -> 
     read = [_from_the_end(place, tokens.total) for place in _read(program, axes, tokens)]
     front = max([front, *(place + 1 for place in read if place >= 0)])
     back = max([back, *(-place for place in read if place < 0)])
-    return Tokens(keys[-2], query[0], front if first < 0 else first, back)
+    return Tokens(keys[-2], query[0], front, back)
 
 
 def _read(program: Program, axes: Axes, tokens: Tokens) -> Iterator[int]:
@@ -137,7 +139,7 @@ def _behind(
     after = {start}
     last: dict[fx.Node, int] = {}
     best: tuple[int, fx.Node] | None = None
-    beside = _passing(axes, tokens, stream, order)
+    beside = passing(axes, tokens, stream, order)
     for node in list(order)[order[start] :]:
         if node is not start and not any(item in after for item in node.all_input_nodes):
             continue
@@ -157,7 +159,7 @@ def _behind(
     return best[1] if best is not None else None
 
 
-def _passing(
+def passing(
     axes: Axes, tokens: Tokens, stream: frozenset[str], order: dict[fx.Node, int]
 ) -> list[tuple[fx.Node, int, int]]:
     """(node, where it is made, where it is last read) of streams of these tokens."""
@@ -195,4 +197,4 @@ def _ancestors(node: fx.Node, axes: Axes, tokens: Tokens) -> set[fx.Node]:
     return found
 
 
-__all__ = ["Layer", "Term", "attentions", "features", "layers", "size", "token_axis"]
+__all__ = ["Layer", "Term", "attentions", "features", "layers", "passing", "size", "token_axis"]

@@ -85,6 +85,18 @@ def gathered(x: Tensor, index: Tensor) -> Tensor:
     return flat.index_select(0, rows(index, x.shape[1])).reshape([*index.shape, *x.shape[2:]])
 
 
+def ends_of(x: Tensor, dim: int, first: int, last: int) -> Tensor:
+    """The ``first`` and the ``last`` positions of a dimension.
+
+    >>> ends_of(torch.arange(6), 0, 1, 2).tolist()
+    [0, 4, 5]
+    """
+    length = x.shape[dim]
+    parts = [x.narrow(dim, 0, first)] if first else []
+    parts += [x.narrow(dim, length - last, last)] if last else []
+    return torch.cat(parts, dim=dim) if len(parts) > 1 else parts[0]
+
+
 def summed(x: Tensor, place: Tensor, stay: Tensor) -> Tensor:
     """For each new token the sum [B, K, C] of the old ones [B, T, C] that go there.
 

@@ -50,7 +50,7 @@ def _class(given: Given) -> tuple[Tensor, Tensor]:
     return score, best(_worth(given, score), given.left - 1)
 
 
-def _class_only(given: Given) -> Tensor:
+def _one_row(given: Given) -> Tensor:
     return best(_worth(given, given.weights[:, :, 0].mean(1)), given.left)
 
 
@@ -79,9 +79,10 @@ MERGE: dict[str, Method] = {
 
 PRUNE: dict[str, Method] = {
     "class": Method("fuse", "class", _class, limit="all"),
-    "class-only": Method("prune", "class", _class_only, limit="all"),
+    "class-only": Method("prune", "class", _one_row, limit="all"),
+    "last": Method("prune", "last", _one_row, limit="all"),
     "received": Method("prune", "all", _received, limit="all"),
     "page-rank": Method("prune", "all", _page_rank, limit="all"),
     "diverse": Method("merge", "class", _diverse, limit="all"),
 }
-"""EViT with and without the fused token, LTP's score, Zero-TPrune's, token decoupling and merging."""
+"""EViT with and without the fused token, FastV, LTP's score, Zero-TPrune's, token decoupling and merging."""

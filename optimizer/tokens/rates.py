@@ -82,3 +82,21 @@ def chosen(layers: Sequence[Any], wanted: str) -> list[int]:
             raise UsageError(f"layers is {wanted!r}", 'wanted numbers such as "0+2", "1-3" or "2-"') from None
         found += range(start, end + 1)
     return [place for place in sorted(set(found)) if place < len(layers)]
+
+
+def protected(wanted: str) -> tuple[int, int] | None:
+    """Tokens that stay in front and behind, from text: ``"1"``, ``"35+20"``; empty is None.
+
+    >>> protected("35+20"), protected("1"), protected("")
+    ((35, 20), (1, 0), None)
+    """
+    if not wanted:
+        return None
+    first, _, last = wanted.partition("+")
+    try:
+        found = int(first), int(last or 0)
+    except ValueError:
+        found = -1, 0
+    if min(found) < 0:
+        raise UsageError(f"protect is {wanted!r}", 'wanted numbers of tokens such as "1" or "35+20"')
+    return found

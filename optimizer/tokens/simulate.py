@@ -15,7 +15,7 @@ from tersor.interface import Flat
 from tersor.program import Program
 from tersor.rewrite_values import arguments, key
 from tersor.tokens.attend import scale_of, visible
-from tersor.tokens.attention import of_class, probabilities, received
+from tersor.tokens.attention import causal, of_first, of_last, probabilities, received
 from tersor.tokens.bipartite import similarities
 from tersor.tokens.cuts import Layer
 from tersor.tokens.learned import Course, kept_softly, learn, ranked
@@ -57,10 +57,11 @@ def attention_received(program: Program, layers: Sequence[Layer], inputs: Sequen
 
     def hook(layer: Layer) -> Callable[[Sequence[Any], Any], None]:
         def look(args: Sequence[Any], result: Any) -> None:
+            given = arguments(layer.attention)
             mask = args[3] if len(args) > 3 else None
-            found[layer.attention.name].append(
-                received(probabilities(args[0], args[1], scale_of(layer.attention), mask))
-            )
+            mask = causal(args[0], args[1]) if given["is_causal"] else mask
+            weights = probabilities(args[0], args[1], scale_of(layer.attention), mask)
+            found[layer.attention.name].append(received(weights))
 
         return look
 
@@ -129,7 +130,8 @@ def _removal(method: Method, layer: Layer, given: dict[str, Any], alive: Tensor 
     with torch.no_grad():
         score = _worth(method, layer, given)
     place = torch.arange(score.shape[1], device=score.device)
-    return score.masked_fill(place < layer.tokens.first, torch.inf)
+    stays = (place < layer.tokens.first) | (place >= score.shape[1] - layer.tokens.last)
+    return score.masked_fill(stays, torch.inf)
 
 
 def _worth(method: Method, layer: Layer, given: dict[str, Any]) -> Tensor:
@@ -143,6 +145,7 @@ def _worth(method: Method, layer: Layer, given: dict[str, Any]) -> Tensor:
         score[:, ::2] = -best
         return score
     scale = scale_of(layer.attention)
-    if method.needs == "class":
-        return of_class(query, keys, scale, mask)
-    return received(probabilities(query, keys, scale, mask))
+    if method.needs in ("class", "last"):
+        row = of_first if method.needs == "class" else of_last
+        return row(query, keys, scale, mask)[:, :, 0].mean(1)
+    return received(probabilities(query, keys, scale, causal(query, keys) if given["is_causal"] else mask))

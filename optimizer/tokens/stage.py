@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from tersor.rewrite import insert_call
 from tersor.rewrite_values import fake, known
 from tersor.tokens.axis import Run
 from tersor.tokens.graph import insert
-from tersor.tokens.matrix import gathered
+from tersor.tokens.matrix import ends_of, gathered
 
 
 @dataclass
@@ -29,6 +30,7 @@ class Stage:
         size: [B, K, 1] how many tokens each one stands for, 0 for padding; None where all are single.
         padded: whether sizes of 0 occur, which stand for a padding mask.
         proportional: whether attention is to weigh keys by their size.
+        ends: so many of the first and of the last tokens are here, for all samples; None where samples differ.
         bias: what is added to scores for sizes, once asked for.
         sides: tensors of positions brought here, by name and layout.
     """
@@ -40,12 +42,13 @@ class Stage:
     size: fx.Node | None
     padded: bool
     proportional: bool
+    ends: tuple[int, int] | None = None
     bias: fx.Node | None = None
     sides: dict[Any, fx.Node] = field(default_factory=dict)
 
     def count(self) -> int | None:
         """How many tokens there are, None where that differs from call to call."""
-        return known(fake(self.kept).shape[1])
+        return sum(self.ends) if self.ends is not None else known(fake(self.kept).shape[1])
 
     def counted(self, before: fx.Node) -> Any:
         """The number of tokens, or a node that computes it."""
@@ -93,8 +96,12 @@ def bring(
     place = (node.name, batched, rank)
     if place in stage.sides:
         return stage.sides[place]
-    if run.others or run.after:
+    if run.others or run.after or (stage.ends is not None and not run.whole):
         raise RewriteError(f"rows of {node.name} for the tokens that are left cannot be told apart")
+    if stage.ends is not None:
+        first, last = stage.ends
+        stage.sides[place] = insert(program, before, partial(ends_of, dim=run.dim, first=first, last=last), node)
+        return stage.sides[place]
     lead = rank - fake(node).dim()
 
     def taken(x: Tensor, kept: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Given:
     Attributes:
         x: [B, T, C] features.
         metric: [B, T, D] keys averaged over heads.
-        attention: [B, H, Q, T] weights of the layer before, Q = 1 where only the class token's were asked for.
+        attention: [B, H, Q, T] weights of the layer before, Q = 1 where only one token's were asked for.
         size: [B, T, 1] or None.
         padding: [B, T] Boolean or None.
         count: so many tokens go.
@@ -72,8 +72,8 @@ class Given:
         return torch.ones_like(self.x[:, :, 0]) if self.size is None else self.size[:, :, 0]
 
 
-Needs: TypeAlias = Literal["keys", "class", "all"]
-"""Attention weights that a method looks at: none, those of the class token, those of all tokens."""
+Needs: TypeAlias = Literal["keys", "class", "last", "all"]
+"""Attention weights that a method looks at: none, those of the first token, of the last, of all tokens."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from tersor.tokens.attention import of_class, page_rank, probabilities, received
+from tersor.tokens.attention import of_first, of_last, page_rank, probabilities, received
 from tersor.tokens.criteria import INFORMATION, SIZE, attraction, by_criteria
 from tersor.tokens.energy import by_energy, energy
 from tersor.tokens.grid import by_cell, corners
@@ -73,7 +73,8 @@ def test_page_rank_walks_over_the_attention_graph() -> None:
 def test_class_attention_is_a_row_of_the_weights() -> None:
     query, key = random(2, 3, 7, 4), random(2, 3, 7, 4, seed=1)
     weights = probabilities(query, key, 0.5)
-    torch.testing.assert_close(of_class(query, key, 0.5), weights[:, :, 0].mean(1))
+    torch.testing.assert_close(of_first(query, key, 0.5), weights[:, :, :1])
+    torch.testing.assert_close(of_last(query, key, 0.5), weights[:, :, -1:])
     torch.testing.assert_close(received(weights).sum(1), torch.ones(2))
     shared = probabilities(query.repeat(1, 2, 1, 1), key, 0.5)
     torch.testing.assert_close(shared[:, ::2][:, :1], probabilities(query[:, :1], key[:, :1], 0.5))
@@ -114,7 +115,7 @@ def test_every_method_leaves_what_it_says(name: str) -> None:
     method = {**MERGE, **PRUNE}[name]
     x, key = random(2, 16, 8), random(2, 3, 16, 4, seed=1)
     weights = probabilities(key, key, 0.5)
-    attention = {"keys": None, "class": weights[:, :, :1], "all": weights}[method.needs]
+    attention = {"keys": None, "class": weights[:, :, :1], "last": weights[:, :, -1:], "all": weights}[method.needs]
     first = 0 if name == "grid" else 2
     made, place, kept, size = Step(method, Rate(count=5), first, grid=(4, 4))(x, key, attention, None, None, None)
     assert made.shape == (2, 11, 8) and kept.shape == (2, 11)
