@@ -102,8 +102,9 @@ class Interface:
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
         if not kwargs and len(args) == len(self.input_names) and all(isinstance(v, torch.Tensor) for v in args):
             return tuple(args)
-        if len(args) == 1 and isinstance(args[0], Mapping) and not kwargs:
-            args, kwargs = (), args[0]
+        only = next(iter(args), None)
+        if len(args) == 1 and isinstance(only, Mapping) and not kwargs:
+            args, kwargs = (), only
         named: dict[str, Any] = dict(zip(self.input_names, args, strict=False))
         unknown = [name for name in kwargs if name not in self.input_names or name in named]
         named.update(kwargs)

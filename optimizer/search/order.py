@@ -36,7 +36,7 @@ STAGES = (
     ),
     Stage(
         "tokens",
-        ("merge-tokens", "prune-tokens"),
+        ("freeze-tokens", "merge-tokens", "prune-tokens"),
         "scores of tokens are taken from whole layers, before these are cut",
     ),
     Stage(
