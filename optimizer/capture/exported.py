@@ -13,6 +13,7 @@ from torch import fx
 from torch.export import ExportedProgram
 
 from tersor.capture.decompose import table
+from tersor.capture.functional import make_functional
 from tersor.capture.inline import attribute, inline_wrappers
 from tersor.capture.signature import tables_made_once
 from tersor.errors import CaptureError
@@ -38,17 +39,12 @@ def from_exported(
         names: names for dynamic dimensions, by (leaf position, axis).
         parameters, in_spec: the calling convention, see `Interface`.
     """
-    with tables_made_once():
-        decomposed = exported.run_decompositions(table())
-    _refuse_mutation(decomposed)
-    module = decomposed.module(check_guards=False)
-    out_spec = decomposed.call_spec.out_spec
-    inline_wrappers(module)
-    graph, weights = _detach(module)
+    graph, weights = _detach(_functional(exported))
+    out_spec = exported.call_spec.out_spec
     kept = _drop_fixed_inputs(graph, leaves)
     inputs: Flat = tuple(leaves[position] for position in kept)
     called = tuple(input_names or (node.name for node in graph.find_nodes(op="placeholder")))
-    sizes, dimensions = _dimensions(graph, _axis_names(kept, called, names or {}), decomposed)
+    sizes, dimensions = _dimensions(graph, _axis_names(kept, called, names or {}), exported)
     out_leaves, out_fixed = _flatten_outputs(graph)
     interface = Interface(
         input_names=called,
@@ -62,6 +58,20 @@ def from_exported(
         out_fixed=out_fixed,
     )
     return Program(graph, weights, inputs, sizes, dimensions, interface)
+
+
+def _functional(exported: ExportedProgram) -> torch.nn.Module:
+    """A module whose graph writes into nothing; CaptureError where it has to."""
+    _refuse_mutation(exported)
+    module = exported.module(check_guards=False)
+    inline_wrappers(module)
+    if not make_functional(module.graph):  # type: ignore[arg-type]
+        with tables_made_once():
+            exported = exported.run_decompositions(table())
+        _refuse_mutation(exported)
+        module = exported.module(check_guards=False)
+        inline_wrappers(module)
+    return module
 
 
 def _refuse_mutation(exported: ExportedProgram) -> None:
