@@ -122,3 +122,18 @@ def test_a_probe_where_the_original_is_chaos_is_left_out() -> None:
         return (torch.sin(3 / x.abs().mean(1)) + 0.01,)
 
     assert not any(item.passed for item in reference.judge("wrong", wrong))
+
+
+class Sum(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.exp().double().sum()
+
+
+def test_errors_to_one_side_do_not_cancel() -> None:
+    """Of a hundred thousand errors at random less than a hundredth is left in the sum."""
+    program = load(Sum().eval(), (torch.linspace(0, 1, 100_000),))
+    outputs = program.run(program.inputs)
+    unit = torch.finfo(torch.float32).eps * float(outputs[0])
+    (here,), (elsewhere,) = (rounding(program, program.inputs, outputs, elsewhere=where) for where in (False, True))
+    assert here < 0.01 * unit
+    assert 0.5 * unit < elsewhere < 2 * unit
