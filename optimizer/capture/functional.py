@@ -169,6 +169,8 @@ def _dropout(graph: fx.Graph, node: fx.Node) -> None:
 
 def _batch_norm(graph: fx.Graph, node: fx.Node) -> None:
     """To the form without statistics, whose first result it is."""
+    if len(node.args) != 9:
+        raise _Unknown
     x, weight, bias, mean, variance, training, momentum, eps, _ = node.args
     if training or mean is None or variance is None:
         raise _Unknown
@@ -185,7 +187,7 @@ def _chunk(graph: fx.Graph, node: fx.Node) -> None:
     """To a split, where the length is known."""
     source, count, dim, *_ = (*node.args, 0)
     length = source.meta["val"].shape[dim]
-    if not isinstance(length, int) or length == 0 or len(node.meta["val"]) != count:
+    if node.kwargs or not isinstance(length, int) or length == 0 or len(node.meta["val"]) != count:
         raise _Unknown
     _call(node, aten.split.Tensor, source, -(-length // count), dim)
 

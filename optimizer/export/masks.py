@@ -33,13 +33,17 @@ def add_masks(graph: ir.Graph) -> bool:
     return apply_rules(graph, {"MatMul": _masked})
 
 
+_Hidden = tuple[ir.Node, ir.Value, ir.Value, ir.Value]
+"""The node that hides scores, its mask, the scores, and minus infinity."""
+
+
 def _masked(graph: ir.Graph, node: ir.Node) -> bool:
     """``where(isnan(w), 0, w) @ v`` with ``w = softmax(where(mask, scores, -inf))``, or with the mask added."""
     guard = made_for_one(node.inputs[0], "Where")
     test = None if guard is None else made_for_one(guard.inputs[0], "IsNaN")
     if guard is None or test is None or test.inputs[0] is not guard.inputs[2] or _number(guard.inputs[1]) != 0:
         return False
-    _, zero, weights = guard.inputs
+    weights = guard.inputs[2]
     softmax = weights.producer() if weights is not None else None
     if weights is None or softmax is None or len(weights.uses()) != 2 or weights.is_graph_output():
         return False
@@ -50,8 +54,16 @@ def _masked(graph: ir.Graph, node: ir.Node) -> bool:
     found = _under_mask(softmax)
     if found is None:
         return False
-    hidden, mask, scores, infinity = found
+    _rewrite(graph, node, guard, found)
+    for left in (guard, test):
+        graph.remove(left, safe=True)
+    return True
 
+
+def _rewrite(graph: ir.Graph, node: ir.Node, guard: ir.Node, found: _Hidden) -> None:
+    """Add the mask as numbers, and put zeros into rows that see nothing behind the second product."""
+    hidden, mask, scores, infinity = found
+    _, zero, weights = guard.inputs
     add = partial(insert_before, graph, hidden)
     axis = add_constant(graph, numpy.array([-1]), f"{node.name}_axis")
     numbers = add("Cast", mask, to=int(ir.DataType.FLOAT))
@@ -63,12 +75,9 @@ def _masked(graph: ir.Graph, node: ir.Node) -> bool:
     result = insert_before(graph, node, "Where", seen, product, zero)
     result.name = node.outputs[0].name
     replace(graph, node, result)
-    for left in (guard, test):
-        graph.remove(left, safe=True)
-    return True
 
 
-def _under_mask(softmax: ir.Node) -> tuple[ir.Node, ir.Value, ir.Value, ir.Value] | None:
+def _under_mask(softmax: ir.Node) -> _Hidden | None:
     """What hides scores in front of a softmax over the last axis, with its mask, scores and minus infinity."""
     data = softmax.inputs[0]
     hidden = data.producer() if only_use(data) and data is not None else None
