@@ -65,7 +65,7 @@ def _functional(exported: ExportedProgram) -> torch.nn.Module:
     _refuse_mutation(exported)
     module = exported.module(check_guards=False)
     inline_wrappers(module)
-    if not make_functional(module.graph):  # type: ignore[arg-type]
+    if not make_functional(module.graph):
         with tables_made_once():
             exported = exported.run_decompositions(table())
         _refuse_mutation(exported)

@@ -185,7 +185,8 @@ def _batch_norm(graph: fx.Graph, node: fx.Node) -> None:
 
 def _chunk(graph: fx.Graph, node: fx.Node) -> None:
     """To a split, where the length is known."""
-    source, count, dim, *_ = (*node.args, 0)
+    given: tuple[Any, ...] = (*node.args, 0)
+    source, count, dim, *_ = given
     length = source.meta["val"].shape[dim]
     if node.kwargs or not isinstance(length, int) or length == 0 or len(node.meta["val"]) != count:
         raise _Unknown
