@@ -62,7 +62,7 @@ def resume(
 ) -> None:  # fmt: skip
     """Examine those cases that have no row in a file yet, then those whose row is of a day before ``before``.
 
-    Rows are appended as they come, with the day, and said in a line each.
+    Rows are appended as they come, with the day, and said in a line each; at the end the last one of each case is left.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     days = {case: str(row.get("date", "")) for case, row in read_rows(path).items()}
@@ -73,6 +73,8 @@ def resume(
             file.write(json.dumps({"model": case, "date": day, **row}) + "\n")
             file.flush()
             print(f"{case}: {row['status']} {row['why'][:200]} {say(row)} {row['seconds']:.0f} s", flush=True)
+    rows = read_rows(path)
+    path.write_text("".join(json.dumps(rows[case]) + "\n" for case in sorted(rows)), encoding="utf-8")
 
 
 class _Seat:
