@@ -206,7 +206,7 @@ def main() -> int:
 def summary(rows: list[dict[str, Any]]) -> str:
     lines = [
         "Random weights except the zoo's trained models; ONNX files with a dynamic batch where the model allows it. "
-        "The column `run` says on which day; rows without operator counts, of 2026-11-20, are not in the median.",
+        "The column `run` says on which day.",
         "",
         "| family | models | verified, every pass kept | verified, a pass dropped | failed "
         "| ATen operators after / before, median "
