@@ -10,6 +10,7 @@ import onnx_ir as ir
 import torch
 from torch import fx
 
+from tersor.errors import ExportError
 from tersor.export.record import recorded
 from tersor.program import Program
 
@@ -58,11 +59,26 @@ def prepared(program: Program) -> Program:
         node.target = _SAME.get(node.target, node.target)
         if node.target in _VIEWS and not isinstance(node.args[1], fx.Node):
             node.target = reshape_operator
+        elif node.target is _aten.squeeze.dims:
+            _only_those_that_go(node)
         elif node.target is _aten.clamp.default:
             _float_bounds(node)
         elif node.target is _aten.adaptive_avg_pool2d.default and list(node.args[1]) == [1, 1]:
             node.target, node.args = _aten.mean.dim, (node.args[0], [-2, -1], True)
     return copied
+
+
+def _only_those_that_go(node: fx.Node) -> None:
+    """Of the axes to squeeze those that have one entry: a translation does not see which sizes torch took for 1."""
+    source, dims = node.args
+    assert isinstance(source, fx.Node) and isinstance(dims, list | tuple)
+    shape, gone = source.meta["val"].shape, source.meta["val"].dim() - node.meta["val"].dim()
+    if gone == len(dims):
+        return
+    ones = [dim for dim in dims if isinstance(shape[dim], int) and shape[dim] == 1]
+    if len(ones) != gone:
+        raise ExportError(f"which axes {node.name} squeezes depends on sizes", "squeeze axes of a fixed size")
+    node.args = (source, ones)
 
 
 def _float_bounds(node: fx.Node) -> None:

@@ -181,13 +181,13 @@ def subtract_from(data: Value, other: Any, alpha: float = 1) -> Value:
     if isinstance(other, float) and data.dtype is not None and not data.dtype.is_floating_point():
         data = op.Cast(data, to=ir.DataType.FLOAT)
         data.dtype = ir.DataType.FLOAT
-    return op.Sub(scalar(other, data), data if alpha == 1 else op.Mul(data, scalar(alpha, data)))
+    whole = scalar(other, data) if isinstance(other, int | float) else op.CastLike(other, data)
+    return op.Sub(whole, data if alpha == 1 else op.Mul(data, scalar(alpha, data)))
 
 
 def squeeze(data: Value, dims: Sequence[int]) -> Value:
-    """Without those of the axes that have one entry, as ATen does it."""
-    alone = [dim for dim in dims if data.shape[dim] == 1]
-    return op.Squeeze(data, ints(*alone)) if alone else op.Identity(data)
+    """Without these axes, which `placeholders.prepared` has seen to be those that go."""
+    return op.Squeeze(data, ints(*dims)) if dims else op.Identity(data)
 
 
 _TABLE: dict[Callable[..., Any], Callable[..., Any]] = {

@@ -77,13 +77,15 @@ def not_looked_up(patch: Patch) -> None:
     patch.setattr(indexing, "look_up", lambda *_: None)
 
 
+VIEWS = ("view", "_unsafe_view", "reshape", "flatten")
+
 FAULTS: list[tuple[str, Fault, blocks.Block, int]] = [
     ("a concatenation in the wrong order", changed(1, swapped, "cat"), blocks.joined, 0),
-    ("a channel shuffle in the wrong order", changed(1, swapped, "view", "_unsafe_view"), blocks.shuffled, 0),
+    ("a channel shuffle in the wrong order", changed(1, swapped, *VIEWS), blocks.shuffled, 0),
     ("groups of a transposed convolution inside", changed(1, swapped, "conv_transpose2d"), blocks.transposed, 0),
-    ("heads and head dimensions exchanged", changed(-1, swapped, "view", "_unsafe_view"), blocks.attention, 0),
+    ("heads and head dimensions exchanged", changed(-1, swapped, *VIEWS), blocks.attention, 0),
     ("copies of shared heads outside", changed(1, swapped, "repeat_interleave"), blocks.attention, 5),
-    ("flattened with channels inside", changed(-1, swapped, "view", "flatten"), blocks.squeezed, 1),
+    ("flattened with channels inside", changed(-1, swapped, *VIEWS), blocks.squeezed, 1),
     ("gates of a recurrence inside", gates_inside, blocks.recurrent, 1),
     ("experts not renumbered", not_looked_up, blocks.routed, 1),
     ("a residual sum that ties nothing", changed(1, loose, "add"), blocks.residual, 0),

@@ -77,6 +77,7 @@ SEVERAL: dict[str, Callable[..., Any]] = {
     "from a number": lambda x: torch.rsub(x, 2, alpha=3) + (1 - x),
     "integers from a number": lambda x: (1.5 - (x * 5).long()) + (3 - (x * 5).long()),
     "squeeze": lambda x: x.mean((1, 3), keepdim=True).squeeze((1, 2, 3)),
+    "from a computed number": lambda x: torch.rsub(torch.arange(x.shape[2]), x.shape[0]) + x.sum(),
     "constant": lambda x: torch.ones(2, 2).cumsum(0) * 3 + x.sum(),
 }
 
@@ -100,6 +101,14 @@ def test_no_second_trace(monkeypatch):
     program = captured(lambda x: (1 - x).mean((1, 3), keepdim=True).squeeze((1, 3)), 3, 4, 6, 8)
     monkeypatch.setattr(torch.export.ExportedProgram, "run_decompositions", None)
     assert operators(exported(program)) == {"Sub": 1, "ReduceMean": 1, "Squeeze": 1}
+
+
+def test_an_axis_whose_size_is_computed_and_one_is_squeezed():
+    """Pooling leaves one row of 3 to 5; a size that is an expression is no reason to keep the axis."""
+    height = {2: torch.export.Dim("height", min=3, max=5)}
+    model = Each({"pooled": lambda x: F.max_pool2d(x, (3, 1)).squeeze((2,))}).eval()
+    program = capture_module(model, (torch.randn(2, 4, 4, 5),), (height,))
+    assert operators(to_onnx_model(program)) == {"MaxPool": 1, "Squeeze": 1}
 
 
 def test_a_whole_batch_norm_is_one_node():
