@@ -6,7 +6,7 @@ lies near the border of two: they are run with such values moved by a ten-thousa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,49 +58,39 @@ def rounding(
         with torch.no_grad():
             runs = [_Double(program).run(*[_widened(value) for value in inputs])]
             if elsewhere:
-                runs += [_Rounded(program, seed).run(*inputs) for seed in range(RUNS)]
-                runs.append(_Leaning(program).run(*inputs))
+                errors = [*map(_at_random, range(RUNS)), _to_one_side]
+                runs += [_Off(program, error).run(*inputs) for error in errors]
     except Exception:
         return [0.0] * len(outputs)
     return [max(_distance(a, run[place]) for run in runs) for place, a in enumerate(outputs)]
 
 
-class _Rounded(fx.Interpreter):
-    """Runs a graph with every result moved by up to a rounding error of its dtype."""
+class _Off(fx.Interpreter):
+    """Runs a graph with every result moved by ``error``, in units in the last place."""
 
-    def __init__(self, program: Program, seed: int) -> None:
+    def __init__(self, program: Program, error: Callable[[torch.Tensor], Any]) -> None:
         super().__init__(program.module(), garbage_collect_values=True)
-        self.generator = torch.Generator().manual_seed(seed)
-
-    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
-        """The operator, and an error."""
-        return fx.node.map_aggregate(super().call_function(target, args, kwargs), self._off)
-
-    def _off(self, value: Any) -> Any:
-        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-            return value
-        error = torch.rand(value.shape, generator=self.generator, dtype=value.dtype) - 0.5
-        return value * (1 + error * torch.finfo(value.dtype).eps)
-
-
-class _Leaning(fx.Interpreter):
-    """Runs a graph with every result too large by one unit in the last place, as an approximation may be throughout.
-
-    Errors at random cancel in sums, those of a kernel's formula do not.
-    """
-
-    def __init__(self, program: Program) -> None:
-        super().__init__(program.module(), garbage_collect_values=True)
+        self.error = error
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         """The operator, and the error."""
-        return fx.node.map_aggregate(super().call_function(target, args, kwargs), _larger)
+        return fx.node.map_aggregate(super().call_function(target, args, kwargs), self._moved)
+
+    def _moved(self, value: Any) -> Any:
+        if not isinstance(value, torch.Tensor) or not value.is_floating_point():
+            return value
+        return value * (1 + self.error(value) * torch.finfo(value.dtype).eps)
 
 
-def _larger(value: Any) -> Any:
-    if not isinstance(value, torch.Tensor) or not value.is_floating_point():
-        return value
-    return value * (1 + torch.finfo(value.dtype).eps)
+def _at_random(seed: int) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Up to half a unit to either side, as correct rounding errs."""
+    generator = torch.Generator().manual_seed(seed)
+    return lambda value: torch.rand(value.shape, generator=generator, dtype=value.dtype) - 0.5
+
+
+def _to_one_side(value: torch.Tensor) -> float:
+    """One unit up, as an approximation may be throughout: errors at random cancel in sums, these do not."""
+    return 1.0
 
 
 QUANTIZERS = tuple(f"quantized_decomposed::quantize_per_{part}" for part in ("tensor", "channel", "token"))

@@ -15,12 +15,12 @@ from tersor.errors import RewriteError
 from tersor.interface import Flat
 from tersor.passes.recognise_attention import RecogniseAttention
 from tersor.program import Program
+from tersor.recover.loss import divergence
 from tersor.refresh import refresh
 from tersor.rewrite import erase_unused
 from tersor.rewrite_values import key
 from tersor.target import Target
 from tersor.tokens.axis import Tokens
-from tersor.tokens.contribution import divergence
 from tersor.tokens.cuts import Layer, attentions, layers
 from tersor.tokens.freeze import Span, freeze, spans
 from tersor.tokens.matrix import ends_of
@@ -37,13 +37,13 @@ class FreezeTokens:
 
     The frozen tokens still give keys and values to those around them, such as words before and after a picture; their
     queries, attention output and feed-forward part are not computed. Which layers use them least is measured: the
-    divergence of the output where they are frozen in that layer alone (the paper's equation 5). The last layer is never
+    divergence of the output where they are frozen in that layer alone. The last layer is never
     frozen.
 
     Attributes:
         share: of the layers.
         layers: which, as "0+2", "1-3" or "2-", instead of those that calibration finds.
-        protect: tokens that move, as "1" in front or "35+20" in front and behind; empty finds them.
+        protect: tokens that move, as "1" in front or "35+20" in front and behind; what is not said is found.
     """
 
     share: float = 0.5
@@ -90,6 +90,8 @@ class FreezeTokens:
         if not self.layers:
             possible = _least(program, context, axes, possible, round(self.share * len(found)))
         taken = [span for span, _ in possible if context.take(nodes[span.layer.attention.name], _detail(span))]
+        if not taken:
+            return
         made = _frozen(program, axes, taken)
         if isinstance(made, str):
             raise RewriteError(made)
@@ -123,8 +125,14 @@ def _least(
 ) -> list[tuple[Span, Program]]:
     """Those that contribute least to the output by what they do to the tokens, in order."""
     inputs = (context.calibration or (program.inputs,))[:LOOKED_AT]
-    wanted = [_read(program, axes, span.layer.tokens, inputs) for span, _ in possible[:1]]
-    lost = [divergence(wanted[0], _read(trial, axes, span.layer.tokens, inputs)) for span, trial in possible]
+    if not possible:
+        return []
+    tokens = possible[0][0].layer.tokens
+    wanted = _read(program, axes, tokens, inputs)
+    lost = [
+        sum(float(divergence(*pair)) for pair in zip(wanted, _read(trial, axes, tokens, inputs), strict=True))
+        for _, trial in possible
+    ]
     best = sorted(range(len(lost)), key=lost.__getitem__)[:count]
     return [possible[place] for place in sorted(best)]
 

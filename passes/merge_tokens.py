@@ -33,7 +33,7 @@ class MergeTokens:
         layers: which of the attention layers, as "0+2", "1-3" or "2-"; empty for all.
         proportional: weigh keys by the number of tokens that they stand for.
         around: merge only around each attention and put tokens back behind it (ToMeSD, arXiv:2303.17604).
-        protect: tokens that never merge, as "1" in front or "35+20" in front and behind; empty finds them.
+        protect: tokens that never merge, as "1" in front or "35+20" in front and behind; what is not said is found.
     """
 
     method: Literal["bipartite", "energy", "criteria", "grid"] = "bipartite"

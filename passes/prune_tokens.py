@@ -34,7 +34,7 @@ class PruneTokens:
             layers before proportionally less.
         layers: which of the attention layers, as "0+2", "1-3" or "2-"; empty for all.
         proportional: weigh keys by the number of tokens that they stand for, where tokens are fused.
-        protect: tokens that stay, as "1" in front or "35+20" in front and behind; empty finds them.
+        protect: tokens that stay, as "1" in front or "35+20" in front and behind; what is not said is found.
     """
 
     method: Literal["class", "class-only", "last", "received", "page-rank", "diverse"] = "class"

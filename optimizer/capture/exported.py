@@ -62,15 +62,17 @@ def from_exported(
 
 def _functional(exported: ExportedProgram) -> torch.nn.Module:
     """A module whose graph writes into nothing; CaptureError where it has to."""
+    module = _module(exported)
+    if make_functional(module.graph):
+        return module
+    with tables_made_once():
+        return _module(exported.run_decompositions(table()))
+
+
+def _module(exported: ExportedProgram) -> fx.GraphModule:
     _refuse_mutation(exported)
     module = exported.module(check_guards=False)
     inline_wrappers(module)
-    if not make_functional(module.graph):
-        with tables_made_once():
-            exported = exported.run_decompositions(table())
-        _refuse_mutation(exported)
-        module = exported.module(check_guards=False)
-        inline_wrappers(module)
     return module
 
 

@@ -49,7 +49,7 @@ def make_functional(graph: fx.Graph) -> bool:
 
 def _one(graph: fx.Graph, node: fx.Node) -> None:
     target: Any = node.target
-    if target in _ARITHMETIC:
+    if target in _ARITHMETIC or target is aten.reshape.default:  # whether a reshape copies is no matter of values
         return
     if not isinstance(target, torch._ops.OpOverload):
         raise _Unknown
@@ -110,8 +110,6 @@ def _may_alias(node: fx.Node) -> bool:
     target: Any = node.target
     if node.op != "call_function" or not isinstance(target, torch._ops.OpOverload):
         return True
-    if target in (aten.clone.default, aten._to_copy.default, aten.batch_norm.default):
-        return False
     tagged = torch.Tag.maybe_aliasing_or_mutating in target.tags
     return tagged or any(item.alias_info is not None for item in (*target._schema.arguments, *target._schema.returns))
 
@@ -138,10 +136,6 @@ def _gone(graph: fx.Graph, node: fx.Node) -> None:
         raise _Unknown
     else:
         _call(node, aten.clone.default, source)
-
-
-def _reshape(graph: fx.Graph, node: fx.Node) -> None:
-    """A reshape stays: whether it copies is no matter of values."""
 
 
 def _flatten(graph: fx.Graph, node: fx.Node) -> None:
@@ -213,7 +207,6 @@ def _writes(node: fx.Node) -> bool:
 
 
 _RULES: dict[Any, Callable[[fx.Graph, fx.Node], None]] = {
-    aten.reshape.default: _reshape,
     aten.flatten.using_ints: _flatten,
     aten.unflatten.int: _flatten,
     aten.contiguous.default: _contiguous,

@@ -15,7 +15,7 @@ from tersor.program import Program
 from tersor.rewrite import erase_unused
 from tersor.rewrite_values import arguments, fake, key
 from tersor.tokens.attend import Masks, attend, scale_of, visible
-from tersor.tokens.attention import causal, of_first, of_last, probabilities
+from tersor.tokens.attention import of_first, of_last, probabilities
 from tersor.tokens.axis import Tokens
 from tersor.tokens.carry import Carrier
 from tersor.tokens.cuts import Layer, features
@@ -152,7 +152,7 @@ def _weights(walk: Carrier, attention: fx.Node, needs: str, known: Masks) -> fx.
         return _inserted(walk, attention, lambda q, k, bias: row(q, k, scale, bias), query, keys, mask)
 
     def everything(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-        weights = probabilities(q, k, scale, causal(q, k) if hidden else bias)
+        weights = probabilities(q, k, scale, bias, hidden)
         repeats = q.shape[1] // k.shape[1]
         return weights, weights @ (v.repeat_interleave(repeats, dim=1) if repeats > 1 else v)
 

@@ -6,13 +6,17 @@ import torch
 from torch import Tensor
 
 
-def probabilities(query: Tensor, key: Tensor, scale: float, bias: Tensor | None = None) -> Tensor:
+def probabilities(
+    query: Tensor, key: Tensor, scale: float, bias: Tensor | None = None, is_causal: bool = False
+) -> Tensor:
     """Attention weights [B, H, Q, K] of queries [B, H, Q, D] over keys [B, H or fewer, K, D].
 
     Args:
         scale: of the scores.
         bias: added to the scores, or Boolean: True where a key is seen.
+        is_causal: a query sees the keys up to its own position, and there is no bias.
     """
+    bias = causal(query, key) if is_causal else bias
     repeats = query.shape[1] // key.shape[1]
     if repeats > 1:
         key = key.repeat_interleave(repeats, dim=1)

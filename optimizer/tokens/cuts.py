@@ -17,6 +17,9 @@ from tersor.rewrite_values import arguments, fake, key, tensor
 from tersor.tokens.attend import is_attention
 from tersor.tokens.axis import Apart, Tokens
 
+Stay = tuple[int | None, int | None]
+"""Tokens that stay in front and behind, None where they are to be found."""
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -40,7 +43,7 @@ def attentions(program: Program) -> list[fx.Node]:
     return [node for node in program.nodes if is_attention(node)]
 
 
-def layers(program: Program, axes: Axes, stay: tuple[int, int] | None = None) -> Iterator[tuple[fx.Node, Layer | str]]:
+def layers(program: Program, axes: Axes, stay: Stay = (None, None)) -> Iterator[tuple[fx.Node, Layer | str]]:
     """Every attention with what it offers, or why its tokens cannot be reduced."""
     stream = features(program, axes)
     order = {node: place for place, node in enumerate(program.nodes)}
@@ -49,7 +52,7 @@ def layers(program: Program, axes: Axes, stay: tuple[int, int] | None = None) ->
         yield node, tokens if isinstance(tokens, str) else _layer(axes, node, tokens, stream, order)
 
 
-def token_axis(program: Program, axes: Axes, node: fx.Node, stay: tuple[int, int] | None = None) -> Tokens | str:
+def token_axis(program: Program, axes: Axes, node: fx.Node, stay: Stay = (None, None)) -> Tokens | str:
     """The token axis of one attention, or why it has none.
 
     Args:
@@ -67,8 +70,6 @@ def token_axis(program: Program, axes: Axes, node: fx.Node, stay: tuple[int, int
     if length is None:
         return "the number of tokens depends on data"
     tokens = Tokens(keys[-2], query[0])
-    if stay is not None:
-        return Tokens(keys[-2], query[0], *stay)
     try:
         front, back = tokens.front, tokens.back
     except Apart as error:
@@ -76,7 +77,8 @@ def token_axis(program: Program, axes: Axes, node: fx.Node, stay: tuple[int, int
     read = [_from_the_end(place, tokens.total) for place in _read(program, axes, tokens)]
     front = max([front, *(place + 1 for place in read if place >= 0)])
     back = max([back, *(-place for place in read if place < 0)])
-    return Tokens(keys[-2], query[0], front, back)
+    first, last = stay
+    return Tokens(keys[-2], query[0], front if first is None else first, back if last is None else last)
 
 
 def _read(program: Program, axes: Axes, tokens: Tokens) -> Iterator[int]:

@@ -15,6 +15,7 @@ from tersor.program import Program
 from tersor.rewrite import annotate
 from tersor.rewrite_arguments import set_argument
 from tersor.rewrite_values import arguments, fake, tensor
+from tersor.tokens.attention import causal
 from tersor.tokens.axis import Apart, Tokens
 from tersor.tokens.carry import Carrier
 from tersor.tokens.cuts import Layer, features, passing
@@ -131,7 +132,7 @@ def _attend(walk: Carrier, node: fx.Node, tokens: Tokens) -> None:
     rows = partial(ends_of, dim=-2, first=tokens.first, last=tokens.last)
     mask = given["attn_mask"]
     if given["is_causal"]:
-        mask = insert(walk.program, node, partial(_earlier, rows=rows), given["key"])
+        mask = insert(walk.program, node, lambda keys: rows(causal(keys, keys)), given["key"])
         set_argument(node, "is_causal", False)
     elif isinstance(mask, fx.Node) and fake(mask).shape[-2] != 1:
         mask = insert(walk.program, node, rows, mask)
@@ -144,9 +145,3 @@ def _whole(moved: Tensor, before: Tensor, first: int, last: int) -> Tensor:
     """All tokens [B, T, C]: those that moved [B, first + last, C], and between them the frozen ones as they were."""
     still = before[:, first : before.shape[1] - last]
     return torch.cat([moved[:, :first], still, moved[:, first:]], dim=1)
-
-
-def _earlier(keys: Tensor, rows: partial[Tensor]) -> Tensor:
-    """Rows [1, 1, Q, T] of a causal mask."""
-    place = torch.arange(keys.shape[-2], device=keys.device)
-    return rows(place[None, None, None, :] <= place[None, None, :, None])

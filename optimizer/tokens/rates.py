@@ -84,19 +84,15 @@ def chosen(layers: Sequence[Any], wanted: str) -> list[int]:
     return [place for place in sorted(set(found)) if place < len(layers)]
 
 
-def protected(wanted: str) -> tuple[int, int] | None:
-    """Tokens that stay in front and behind, from text: ``"1"``, ``"35+20"``; empty is None.
+def protected(wanted: str) -> tuple[int | None, int | None]:
+    """Tokens that stay in front and behind, from text; None for what is not said.
 
     >>> protected("35+20"), protected("1"), protected("")
-    ((35, 20), (1, 0), None)
+    ((35, 20), (1, None), (None, None))
     """
     if not wanted:
-        return None
-    first, _, last = wanted.partition("+")
-    try:
-        found = int(first), int(last or 0)
-    except ValueError:
-        found = -1, 0
-    if min(found) < 0:
+        return None, None
+    first, plus, last = wanted.partition("+")
+    if not first.isdecimal() or (plus and not last.isdecimal()):
         raise UsageError(f"protect is {wanted!r}", 'wanted numbers of tokens such as "1" or "35+20"')
-    return found
+    return int(first), int(last) if plus else None

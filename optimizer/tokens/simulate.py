@@ -15,7 +15,7 @@ from tersor.interface import Flat
 from tersor.program import Program
 from tersor.rewrite_values import arguments, key
 from tersor.tokens.attend import scale_of, visible
-from tersor.tokens.attention import causal, of_first, of_last, probabilities, received
+from tersor.tokens.attention import of_first, of_last, probabilities, received
 from tersor.tokens.bipartite import similarities
 from tersor.tokens.cuts import Layer
 from tersor.tokens.learned import Course, kept_softly, learn, ranked
@@ -57,10 +57,8 @@ def attention_received(program: Program, layers: Sequence[Layer], inputs: Sequen
 
     def hook(layer: Layer) -> Callable[[Sequence[Any], Any], None]:
         def look(args: Sequence[Any], result: Any) -> None:
-            given = arguments(layer.attention)
-            mask = args[3] if len(args) > 3 else None
-            mask = causal(args[0], args[1]) if given["is_causal"] else mask
-            weights = probabilities(args[0], args[1], scale_of(layer.attention), mask)
+            mask, is_causal = args[3] if len(args) > 3 else None, bool(arguments(layer.attention)["is_causal"])
+            weights = probabilities(args[0], args[1], scale_of(layer.attention), mask, is_causal)
             found[layer.attention.name].append(received(weights))
 
         return look
@@ -148,4 +146,4 @@ def _worth(method: Method, layer: Layer, given: dict[str, Any]) -> Tensor:
     if method.needs in ("class", "last"):
         row = of_first if method.needs == "class" else of_last
         return row(query, keys, scale, mask)[:, :, 0].mean(1)
-    return received(probabilities(query, keys, scale, causal(query, keys) if given["is_causal"] else mask))
+    return received(probabilities(query, keys, scale, mask, bool(given["is_causal"])))
