@@ -12,10 +12,10 @@ from tersor.axes import Axes, analyze
 from tersor.axes.terms import resolve
 from tersor.context import Context
 from tersor.errors import RewriteError
+from tersor.importance.losses import divergence
 from tersor.interface import Flat
 from tersor.passes.recognise_attention import RecogniseAttention
 from tersor.program import Program
-from tersor.recover.loss import divergence
 from tersor.refresh import refresh
 from tersor.rewrite import erase_unused
 from tersor.rewrite_values import key

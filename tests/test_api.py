@@ -63,6 +63,11 @@ def test_onnx_keeps_names_and_dynamic_axes(fast: tersor.Optimized, tmp_path: Pat
     (item,) = model.graph.input
     assert item.name == "image"
     assert item.type.tensor_type.shape.dim[0].dim_param == "batch"
+
+
+def test_what_was_rewritten_is_what_is_written(tmp_path: Path) -> None:
+    fast = tersor.optimize(Net().eval(), (torch.randn(3, 3, 8, 8),), backend="onnxruntime", progress=False, seconds=0)
+    model = onnx.load(fast.to_onnx(tmp_path / "out.onnx"))
     assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
 
 

@@ -6,6 +6,8 @@ Two need no label. `projection` is a random direction of the output: the square 
 squared change of the whole output, to first order, so no direction is preferred and examples do not cancel. `energy` is
 half the squared norm of the output: its derivative sees only changes along the output itself. Both are relative to the
 output's own energy, so that several outputs count alike.
+
+`divergence` compares two outputs where they are scores of classes.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import TypeAlias
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from tersor.interface import Flat
 
@@ -37,6 +40,11 @@ def projection(generator: torch.Generator) -> Loss:
 def energy(outputs: Flat, inputs: Flat) -> Tensor:
     """Half the squared norm of the outputs."""
     return _total((0.5 * value.square() for value in _floating(outputs)), _scales(outputs))
+
+
+def divergence(wanted: Tensor, got: Tensor) -> Tensor:
+    """Kullback-Leibler divergence of the softmax distributions, in nats an example (cf. Hinton, arXiv:1503.02531)."""
+    return F.kl_div(got.float().log_softmax(-1), wanted.float().log_softmax(-1), reduction="batchmean", log_target=True)
 
 
 def _floating(outputs: Flat) -> list[Tensor]:

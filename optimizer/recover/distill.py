@@ -10,12 +10,13 @@ import torch
 from torch import Tensor
 
 from tersor.errors import UsageError
+from tersor.importance.losses import divergence
 from tersor.interface import Flat
 from tersor.program import Program
 from tersor.progress import Progress, Silent
 from tersor.recover.correspondence import Correspondence
 from tersor.recover.course import Course
-from tersor.recover.loss import compared, divergence, is_logits, normalised
+from tersor.recover.loss import compared, is_logits, normalised
 from tersor.recover.samples import Samples, split
 from tersor.recover.student import Student, joints, observed
 from tersor.recover.teaching import drawn

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from tersor.interface import Flat
 from tersor.program import Program
@@ -63,8 +62,3 @@ def normalised(pairs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
 def is_logits(value: Tensor) -> bool:
     """Whether an output looks like unnormalised scores of classes: one vector an example, of either sign."""
     return value.is_floating_point() and value.dim() == 2 and value.shape[1] > 1 and bool((value < 0).any())
-
-
-def divergence(wanted: Tensor, got: Tensor) -> Tensor:
-    """Kullback-Leibler divergence of the softmax distributions, in nats an example (cf. Hinton, arXiv:1503.02531)."""
-    return F.kl_div(got.float().log_softmax(-1), wanted.float().log_softmax(-1), reduction="batchmean", log_target=True)
