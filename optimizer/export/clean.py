@@ -16,6 +16,7 @@ from tersor.export.islands import keep_islands
 from tersor.export.masks import add_masks
 from tersor.export.noops import remove_noops
 from tersor.export.quantized import store_weights
+from tersor.export.rotary import fuse_rotary
 from tersor.export.scatter import order_scatters
 from tersor.export.shapes import simplify_shapes
 from tersor.export.spelling import spell
@@ -51,7 +52,16 @@ def clean(model: ir.Model, layout: Layout = for_cpu_runtimes) -> None:
     remove_unused(model)
     for _ in range(_ROUNDS):
         merge_duplicates(graph)
-        steps = (fold_constants, order_scatters, remove_noops, merge_equal, simplify_shapes, fuse, add_masks)
+        steps = (
+            fold_constants,
+            order_scatters,
+            remove_noops,
+            merge_equal,
+            simplify_shapes,
+            fuse,
+            fuse_rotary,
+            add_masks,
+        )
         changed = [step(graph) for step in steps]
         remove_unused(model)
         if not any(changed):
@@ -113,3 +123,9 @@ def _key(node: ir.Node) -> Any:
         attributes.append((name, tuple(value) if isinstance(value, list | tuple) else value))
     inputs = tuple(None if value is None else id(value) for value in node.inputs)
     return (node.domain, node.op_type, len(node.outputs), inputs, tuple(attributes))
+
+
+_STEPS = (
+    fold_constants, order_scatters, remove_noops, merge_equal, simplify_shapes, fuse, fuse_rotary, add_masks,
+)  # fmt: skip
+"""What each round does, in this order."""
