@@ -13,7 +13,7 @@ from tersor.context import Context
 from tersor.factor.options import whole
 from tersor.passes._weights import share_weight_nodes, shared_with
 from tersor.program import Program
-from tersor.quant.absorb import absorb, absorber, multiply
+from tersor.quant.absorb import absorb, absorber, divide, multiply
 from tersor.quant.grid import grid
 from tersor.quant.smooth import Moments, Seen, Smoothing, smooth
 from tersor.rewrite_arguments import set_constant
@@ -21,17 +21,20 @@ from tersor.rewrite_values import arguments, fake, key
 
 NORMS = ("layer_norm", "rms_norm")
 
+LARGE = 256
+"""Outputs of layers in front of which a multiplication of their inputs is worth it: it takes some percent of them."""
+
 
 @dataclass(frozen=True)
 class Smooth:
     """Divide channels of what linear layers read by what their weights are multiplied with.
 
     The normalisation before them takes in the factors, or the layer before, also through a rectifier or a product such
-    as that of a gated feed-forward part; no node is added. A few channels of a transformer's activations are often a
-    hundred times larger than the others, and one scale for all then leaves nothing for these (Xiao et al.,
-    arXiv:2211.10438). Channels may also be shifted to lie around zero, which the biases of the layers take back, so
-    that one zero point serves all (RepQuant, arXiv:2402.05628). The results stay the same. Share, factors and shifts
-    come from calibration data: what lowers the predicted error of eight-bit layers.
+    as that of a gated feed-forward part; no node is added, unless ``insert`` is given. A few channels of a
+    transformer's activations are often a hundred times larger than the others, and one scale for all then leaves
+    nothing for these (Xiao et al., arXiv:2211.10438). Channels may also be shifted to lie around zero, which the biases
+    of the layers take back, so that one zero point serves all (RepQuant, arXiv:2402.05628). The results stay the same.
+    Share, factors and shifts come from calibration data: what lowers the predicted error of eight-bit layers.
 
     Attributes:
         alpha: how much goes to the weights, 0 to 1; None searches for each.
@@ -39,6 +42,8 @@ class Smooth:
         least: share of the predicted error that must go, else the channels stay as they are.
         shift: move channels too, behind layer norms, where that is predicted to gain; layers without a bias get one. It
             counts with the whole range of activations, and gains little where `quantize` clips ranges ("mse").
+        insert: put a multiplication in front of large layers where nothing before them can take in the factors, as
+            where a residual sum reads the norm too (cf. Wei et al., arXiv:2209.13325, who multiply in the sum).
     """
 
     alpha: float | None = None
@@ -46,6 +51,7 @@ class Smooth:
     activations: str = "uint8"
     least: float = 0.05
     shift: bool = False
+    insert: bool = False
     exact: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -57,33 +63,40 @@ class Smooth:
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""
         share_weight_nodes(program)
-        found = []
-        for node in (node for node in program.nodes if key(node) in NORMS):
-            reason = _objection(program, node)
-            if reason:
-                context.skip(node, reason)
-            else:
-                found.append(node)
-        found += _behind_layers(program)
+        found, inserted = self._found(program, context)
         if not found:
             return
         seen = {node.name: Seen() for node in found}
         observe(program, {name: item.add for name, item in seen.items()}, context.calibration or (program.inputs,))
         for node in found:
-            made = self._smoothing(program, node, seen[node.name].moments())
+            made = self._smoothing(program, node, seen[node.name].moments(), inserted.get(node))
             gain = 1 - made.after / max(made.before, 1e-300)
             if gain < self.least:
                 context.skip(node, f"{gain:.0%} of the predicted error would go")
             elif context.take(node, f"{gain:.0%} of the predicted error goes, at alpha {made.alpha:.2f}{_moved(made)}"):
-                _apply(program, node, made)
+                _apply(program, node, made, inserted.get(node))
         program.prune_weights()
         program.changed()
 
-    def _smoothing(self, program: Program, node: fx.Node, moments: Moments) -> Smoothing:
-        given = [arguments(user) for user in node.users]
+    def _found(self, program: Program, context: Context) -> tuple[list[fx.Node], dict[fx.Node, list[fx.Node]]]:
+        """Where channels can be divided, and the layers in front of which that takes a multiplication."""
+        found = []
+        inserted = _in_front_of_layers(program) if self.insert else {}
+        for node in (node for node in program.nodes if key(node) in NORMS):
+            reason = _objection(program, node)
+            if not reason:
+                found.append(node)
+            elif node not in inserted:
+                context.skip(node, reason)
+        found += _behind_layers(program)
+        inserted = {node: layers for node, layers in inserted.items() if node not in found}
+        return [*found, *inserted], inserted
+
+    def _smoothing(self, program: Program, node: fx.Node, moments: Moments, layers: list[fx.Node] | None) -> Smoothing:
+        given = [arguments(user) for user in layers or node.users]
         weights = [program.weight(item["weight"]) for item in given]
         biases = [item["bias"] is None or program.weight(item["bias"]) is not None for item in given]
-        shift = self.shift and key(node) == "layer_norm" and all(biases)
+        shift = self.shift and key(node) == "layer_norm" and all(biases) and layers is None
         return smooth(moments, torch.cat([w for w in weights if w is not None]), self.activations, self.weights,
                       alpha=self.alpha, shift=shift)  # fmt: skip
 
@@ -98,6 +111,26 @@ def _behind_layers(program: Program) -> list[fx.Node]:
         and not any(_cannot_multiply(program, node, user) for user in node.users)
         and isinstance(absorber(program, node, list(node.users)), fx.Node)
     ]
+
+
+def _in_front_of_layers(program: Program) -> dict[fx.Node, list[fx.Node]]:
+    """The large linear layers by what they read: a multiplication is cheap beside them."""
+    made: dict[fx.Node, list[fx.Node]] = {}
+    for node in program.nodes:
+        source = arguments(node)["input"] if key(node) == "linear" else None
+        if source is not None and not _cannot_multiply(program, source, node):
+            made.setdefault(source, []).append(node)
+    return {
+        source: layers
+        for source, layers in made.items()
+        if source.op == "call_function" and sum(len(_weight(program, layer)) for layer in layers) >= LARGE
+    }
+
+
+def _weight(program: Program, layer: fx.Node) -> Tensor:
+    found = program.weight(arguments(layer)["weight"])
+    assert found is not None
+    return found
 
 
 def _moved(made: Smoothing) -> str:
@@ -126,7 +159,10 @@ def _cannot_multiply(program: Program, node: fx.Node, user: fx.Node) -> str:
     return ""
 
 
-def _apply(program: Program, node: fx.Node, made: Smoothing) -> None:
+def _apply(program: Program, node: fx.Node, made: Smoothing, layers: list[fx.Node] | None) -> None:
+    if layers is not None:
+        divide(program, node, layers, made.scale)
+        return
     if key(node) not in NORMS:
         before = absorber(program, node, list(node.users))
         assert isinstance(before, fx.Node)

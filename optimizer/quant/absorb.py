@@ -1,14 +1,15 @@
-"""Factors of a layer's input channels, taken in by the norm or the layer before: exact, and no node more."""
+"""Factors of a layer's input channels, taken in by the norm or the layer before, or by a node in front: exact."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
 from tersor.program import Program
+from tersor.rewrite import insert_call, insert_weight
 from tersor.rewrite_arguments import readers, set_constant
 from tersor.rewrite_values import arguments, fake, key, known, tensor
 
@@ -96,6 +97,15 @@ def absorb(program: Program, node: fx.Node, factors: Tensor) -> None:
     _set(program, node, "weight", (torch.ones_like(factors) if weight is None else weight.double()) / across)
     if bias is not None:
         _set(program, node, "bias", bias.double() / factors)
+
+
+def divide(program: Program, node: fx.Node, layers: Sequence[fx.Node], factors: Tensor) -> None:
+    """Divide what some layers read by ``factors``, in a node of its own, and multiply their weights."""
+    scale = insert_weight(program, layers[0], f"{node.name}_factors", (1 / factors).to(fake(node).dtype))
+    made = insert_call(layers[0], torch.ops.aten.mul.Tensor, (node, scale), like=node)
+    for layer in layers:
+        layer.replace_input_with(node, made)
+        multiply(program, layer, factors)
 
 
 def multiply(program: Program, node: fx.Node, factors: Tensor) -> None:

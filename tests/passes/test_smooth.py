@@ -14,16 +14,16 @@ from tersor.program import Program
 from tersor.refresh import refresh
 from tersor.spec import parse, render
 from tests.factor.zoo import distance, trained
-from tests.passes.harness import apply, captured, reasons
+from tests.passes.harness import apply, captured, operators, reasons
 
 
 class Block(nn.Module):
     """A normalisation with a few large channels, as large language models have them, read by two layers."""
 
-    def __init__(self, norm: type[nn.Module], residual: bool = False) -> None:
+    def __init__(self, norm: type[nn.Module], residual: bool = False, wide: int = 48) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.norm, self.left, self.right, self.residual = norm(64), nn.Linear(64, 48), nn.Linear(64, 32), residual
+        self.norm, self.left, self.right, self.residual = norm(64), nn.Linear(64, wide), nn.Linear(64, 32), residual
         with torch.no_grad():
             self.norm.get_parameter("weight")[::20] *= 80
             for layer in (self.left, self.right):
@@ -87,6 +87,24 @@ def test_a_second_time_finds_nothing() -> None:
 def test_a_reader_that_is_no_layer_leaves_it_as_it_is() -> None:
     x = torch.randn(4, 10, 64)
     _, context = smoothed(captured(Block(nn.LayerNorm, residual=True), x), x)
+    assert not context.taken and "is no layer that could take the factors" in reasons(context)
+
+
+def test_a_multiplication_in_front_of_large_layers_leaves_other_readers_alone() -> None:
+    x = torch.randn(16, 10, 64, generator=torch.Generator().manual_seed(1))
+    program = captured(Block(nn.LayerNorm, residual=True, wide=256), x)
+    made, context = smoothed(program, x, insert=True)
+    assert len(context.taken) == 1 and operators(made)["mul"] == 1
+    assert distance(made, program, (x,)) < 1e-5
+    before, after = (distance(quantized(item, x), program, (x,)) for item in (program, made))
+    assert after < 0.35 * before
+    again, context = smoothed(made, x, insert=True)
+    assert not context.taken and operators(again)["mul"] == 1
+
+
+def test_small_layers_are_not_worth_a_multiplication() -> None:
+    x = torch.randn(4, 10, 64)
+    _, context = smoothed(captured(Block(nn.LayerNorm, residual=True), x), x, insert=True)
     assert not context.taken and "is no layer that could take the factors" in reasons(context)
 
 
