@@ -10,7 +10,7 @@ from tersor.context import Context
 from tersor.factor.options import whole
 from tersor.program import Program
 from tersor.quant.attribution import precision, share
-from tersor.quant.fallback import affordable, within_budget
+from tersor.quant.fallback import affordable, relieved, within_budget
 from tersor.quant.grid import grid
 from tersor.quant.placement import Rules, rules
 from tersor.quant.plan import Layer, candidates
@@ -35,6 +35,7 @@ class Quantize:
     is quantized is what the backend then fuses; every quantization is explicit in the graph. Layers stay in floating
     point where converting numbers for them costs more than integers save, and where they would add most to the error
     of the outputs: until the rest adds no more than ``noise``, and the metric or the agreement is within the budget.
+    A few layers that make more than half of the error leave even where all would be within both.
 
     Attributes:
         weights: format of weights: "int8", or "int7" where sums of products would overflow; "auto" asks the target.
@@ -45,6 +46,7 @@ class Quantize:
         rounding: of weights: "nearest", "gptq" or "adaround"; the shift of the outputs that any of them leaves is taken
             off the bias.
         noise: share of the outputs' energy that may be added, on calibration data; 1 quantizes whatever can be.
+        relief: share of the multiply-adds that may be given back where that halves the error; 0 gives none back for it.
         anyway: also quantize layers for which that is predicted to cost time.
     """
 
@@ -54,6 +56,7 @@ class Quantize:
     backend: str = "auto"
     rounding: str = "nearest"
     noise: float = 0.05
+    relief: float = 0.1
     anyway: bool = False
     exact: ClassVar[bool] = False
 
@@ -66,6 +69,7 @@ class Quantize:
             grid(self.weights)
         grid(self.activations or "uint8")
         whole("noise", self.noise)
+        whole("relief", self.relief)
 
     @classmethod
     def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
@@ -123,10 +127,14 @@ class Quantize:
         """The layers that the noise and the budget allow, and what each costs alone, where that was looked at."""
         inputs = smallest(context.calibration or (ready.program.inputs,), LOOKED_AT)
         wanted = [ready.program.run(flat) for flat in inputs]
-        stay, costs = affordable(ready.program, ready.rounding, ready.layers, inputs, wanted, self.noise)
+        program, rounding = ready.program, ready.rounding
+        stay, costs = affordable(program, rounding, ready.layers, inputs, wanted, self.noise)
+        if len(stay) > 1 and self.relief and self.noise < 1:
+            costs = costs or alone(program, rounding, ready.layers, inputs[:1], wanted[:1])
+            stay = relieved(program, rounding, stay, inputs, wanted, costs, self.relief)
         if not stay or ready.accepted(stay, context.quality):
             return stay, costs
-        costs = costs or alone(ready.program, ready.rounding, ready.layers, inputs[:1], wanted[:1])
+        costs = costs or alone(program, rounding, ready.layers, inputs[:1], wanted[:1])
         return within_budget(stay, costs, lambda layers: ready.accepted(layers, context.quality)), costs
 
 

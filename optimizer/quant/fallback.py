@@ -10,6 +10,9 @@ from tersor.quant.plan import Layer
 from tersor.quant.simulate import Rounder, alone, error
 from tersor.quant.worth import multiply_adds
 
+SPOILS = 2.0
+"""A layer spoils the outputs where it makes this many times as much of the error as of the work."""
+
 
 def affordable(
     program: Program,
@@ -46,7 +49,7 @@ def within_budget(
     """
     if not layers or accepts(layers):
         return list(layers)
-    ranked = sorted(layers, key=lambda layer: -costs[layer.node.name] / max(multiply_adds(layer), 1))
+    ranked = by_worth(layers, costs)
     bad, good = 0, 1
     while good < len(ranked) and not accepts(in_order(ranked[good:], layers)):
         bad, good = good, good * 2
@@ -59,6 +62,39 @@ def within_budget(
         else:
             bad = middle
     return in_order(ranked[good:], layers) if good < len(ranked) else list(layers)
+
+
+def relieved(
+    program: Program,
+    rounding: Rounder,
+    layers: Sequence[Layer],
+    inputs: Sequence[Flat],
+    wanted: Sequence[Flat],
+    costs: Mapping[str, float],
+    share: float,
+) -> list[Layer]:
+    """All layers but the few that spoil the outputs, where leaving those out at least halves the error of the rest.
+
+    A layer may leave where its share of what all cost alone is `SPOILS` times its share of the multiply-adds; they
+    leave in the order of what they cost for each multiply-add, until those of ``share`` of all are given back.
+    """
+    work, cost = sum(map(multiply_adds, layers)), sum(costs[layer.node.name] for layer in layers)
+    left, leaving = share * work, set()
+    for layer in by_worth(layers, costs):
+        own = multiply_adds(layer)
+        if own <= left and costs[layer.node.name] * work >= SPOILS * cost * own:
+            leaving.add(layer.node.name)
+            left -= own
+    stay = [layer for layer in layers if layer.node.name not in leaving]
+    if not leaving or not stay:
+        return list(layers)
+    before, after = (error(program, rounding, chosen, inputs, wanted) for chosen in (layers, stay))
+    return stay if after <= before / 2 else list(layers)
+
+
+def by_worth(layers: Sequence[Layer], costs: Mapping[str, float]) -> list[Layer]:
+    """Those first that cost most for each multiply-add that they bring."""
+    return sorted(layers, key=lambda layer: -costs[layer.node.name] / max(multiply_adds(layer), 1))
 
 
 def in_order(chosen: Sequence[Layer], layers: Sequence[Layer]) -> list[Layer]:
