@@ -22,8 +22,7 @@ from benchmarks.results import write
 
 SIZES = (300, 1250, 5000, 20000)
 EXPORT = "torch.export.export alone"
-DECOMPOSITION = "its run_decompositions alone"
-"""What torch itself takes: a capture runs the first, and the second only where a graph holds what it does not know."""
+"""What torch itself takes of a capture."""
 
 
 def chain(nodes: int) -> Any:
@@ -66,9 +65,7 @@ def measure(nodes: int) -> dict[str, float]:
 
     example, dynamic = (torch.randn(2, 32),), ({0: torch.export.Dim("batch")},)
     model = chain(nodes)
-    exported = timed(EXPORT, partial(torch.export.export, dynamic_shapes=dynamic, strict=False), model, example)
-    timed(DECOMPOSITION, exported.run_decompositions, {})
-    del exported
+    timed(EXPORT, partial(torch.export.export, dynamic_shapes=dynamic, strict=False), model, example)
     program = timed("capture", load, model, example, dynamic)
     taken["operators"] = sum(node.op == "call_function" for node in program.nodes)
     reference = timed("reference runs", Reference.of, program)

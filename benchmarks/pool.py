@@ -73,8 +73,9 @@ def resume(
             file.write(json.dumps({"model": case, "date": day, **row}) + "\n")
             file.flush()
             print(f"{case}: {row['status']} {row['why'][:200]} {say(row)} {row['seconds']:.0f} s", flush=True)
-    rows = read_rows(path)
-    path.write_text("".join(json.dumps(rows[case]) + "\n" for case in sorted(rows)), encoding="utf-8")
+    rows, whole = read_rows(path), path.with_suffix(".new")
+    whole.write_text("".join(json.dumps(rows[case]) + "\n" for case in sorted(rows)), encoding="utf-8")
+    whole.replace(path)
 
 
 class _Seat:
