@@ -150,10 +150,26 @@ def _export(model: torch.nn.Module, args: Any, kwargs: Any, dynamic: Any) -> Exp
         with torch.no_grad(), _without_graph_dumps(), tables_made_once():
             return torch.export.export(model, tuple(args), dict(kwargs), dynamic_shapes=dynamic, strict=False)
     except Exception as error:
-        raise CaptureError(
-            f"torch.export cannot capture the model: {_first_line(error)}",
-            "capture a sub-module, or give other example inputs or dynamic dimensions",
-        ) from error
+        reason, remedy = _of_dimensions(str(error)) or (
+            _first_line(error), "capture a sub-module, or give other example inputs or dynamic dimensions",
+        )  # fmt: skip
+        raise CaptureError(f"torch.export cannot capture the model: {reason}", remedy) from error
+
+
+def _of_dimensions(text: str) -> tuple[str, str] | None:
+    """What torch.export found about dynamic dimensions, and what it suggests; None where it complains of other things.
+
+    >>> _of_dimensions("Constraints violated (n)!\\n  - Not all values of n <= 9 satisfy n != 9.\\n")[0]
+    'not all values of n <= 9 satisfy n != 9'
+    """
+    lines = [line.strip() for line in text.splitlines()]
+    found = [line.removeprefix("- ").rstrip(".") for line in lines if line.startswith("- ")]
+    if not found or not lines[0].startswith("Constraints violated"):
+        return None
+    reason = "; ".join(f"{line[0].lower()}{line[1:]}" for line in found[:2])[:400]
+    where = lines.index("Suggested fixes:") + 1 if "Suggested fixes:" in lines else len(lines)
+    fixes = [line for line in lines[where:] if " = " in line]
+    return reason, f"give {', '.join(fixes)}" if fixes else "give these dimensions another range"
 
 
 @contextlib.contextmanager

@@ -102,3 +102,23 @@ def test_other_objects_are_refused(source: object) -> None:
 def test_a_module_needs_inputs() -> None:
     with pytest.raises(InputError, match="no example inputs"):
         load(nn.Linear(2, 2).eval())
+
+
+class Buffered(nn.Module):
+    """Reads as much of a buffer as the input is long."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept = nn.Buffer(torch.ones(8, 8).tril())
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return (x @ x.mT).masked_fill(self.kept[: x.shape[1], : x.shape[1]] == 0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("most", "reason", "remedy"), [(8, "!= 8", "another range"), (16, "<= 8", "give length = Dim('length', max=8)")]
+)
+def test_a_range_that_does_not_fit_is_said(most: int, reason: str, remedy: str) -> None:
+    with pytest.raises(CaptureError, match=reason) as caught:
+        load(Buffered().eval(), (torch.randn(2, 3, 4),), ({1: torch.export.Dim("length", max=most)},))
+    assert remedy in str(caught.value) and "\n" not in str(caught.value)
