@@ -17,7 +17,7 @@ Tool: TypeAlias = Callable[[Task, Path], "Path | Run"]
 
 RECIPES = {
     "Tersor": "quantize",
-    "Tersor, smoothed": "smooth,quantize",
+    "Tersor, smoothed": "smooth{insert=true},quantize",
 }
 """What our one call is given behind the exact passes; the same for every model."""
 
