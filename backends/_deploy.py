@@ -4,20 +4,26 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import onnx_ir as ir
 import torch
 
 from tersor.errors import BackendError, OutputError
-from tersor.export import save_onnx
+from tersor.export import to_onnx_model
 from tersor.export.reexport import reexport
+from tersor.export.write import write_model
 from tersor.program import Program
 
 _NUMPY = {torch.bool: "bool", torch.complex64: "complex64", torch.complex128: "complex128"}
 
 
-def save_onnx_folder(program: Program, folder: Path, script: str) -> list[Path]:
-    """Write ``model.onnx`` and ``run.py``; ``script`` uses ``{inputs}`` for a dict of zero arrays by name."""
+def save_onnx_folder(program: Program, folder: Path, script: str, model: ir.Model | None = None) -> list[Path]:
+    """Write ``model.onnx`` and ``run.py``; ``script`` uses ``{inputs}`` for a dict of zero arrays by name.
+
+    ``model`` is what the file holds, where that is not what all runtimes read.
+    """
     make_folder(folder)
-    path = save_onnx(program, folder / "model.onnx")
+    path = folder / "model.onnx"
+    write_model(to_onnx_model(program) if model is None else model, path)
     made = [path, path.with_name("model.onnx.data")]
     return [*(file for file in made if file.exists()), write_script(folder, script.format(inputs=arrays(program)))]
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+import onnx_ir as ir
+
 from tersor.backend import Compiled, Finding
 from tersor.backends._deploy import save_onnx_folder
 from tersor.backends._lint import dtype_findings
 from tersor.export import to_onnx_model
+from tersor.export.ort_attention import with_whole_attention
 from tersor.export.runtime import Provider, Session
 from tersor.interface import Flat
 from tersor.program import Program
@@ -41,10 +44,13 @@ class OnnxRuntime:
     Attributes:
         tf32: on CUDA, multiply float32 numbers with 10 bits of mantissa; faster, and not what the program says.
         nhwc: on CUDA, keep images with their channels last, as tensor cores read them.
+        attention: on a CPU, run self-attention as the one operator that ONNX Runtime has for it, also in what `save`
+            writes; other runtimes cannot read that.
     """
 
     tf32: bool = False
     nhwc: bool = False
+    attention: bool = True
     name: str = "onnxruntime"
     description: str = "ONNX Runtime; runs wherever ONNX files do"
 
@@ -55,12 +61,17 @@ class OnnxRuntime:
     def compile(self, program: Program, target: Target) -> Compiled:
         """A callable that keeps its own session; raises ExportError or BackendError."""
         providers = [self.cuda(), "CPUExecutionProvider"] if target.device == "cuda" else None
-        session = Session(to_onnx_model(program), target.threads, target.device, providers)
+        model = to_onnx_model(program) if providers else self._for_cpu(program)
+        session = Session(model, target.threads, target.device, providers)
 
         def run(*inputs: object) -> Flat:
             return session.run(inputs)  # type: ignore[arg-type]
 
         return run
+
+    def _for_cpu(self, program: Program) -> ir.Model:
+        model = to_onnx_model(program)
+        return with_whole_attention(model) if self.attention else model
 
     def cuda(self) -> Provider:
         """The CUDA provider with its options; its own default for ``use_tf32`` is on."""
@@ -69,7 +80,7 @@ class OnnxRuntime:
     def save(self, program: Program, folder: Path) -> list[Path]:
         """Write ``model.onnx`` and ``run.py``, a script that needs onnxruntime and numpy only."""
         four_bits = any(key(node) == "quantized_decomposed::dequantize_per_channel_group" for node in program.nodes)
-        return save_onnx_folder(program, folder, _UNROUNDED if four_bits else _SCRIPT)
+        return save_onnx_folder(program, folder, _UNROUNDED if four_bits else _SCRIPT, self._for_cpu(program))
 
     def lint(self, program: Program, target: Target) -> list[Finding]:
         """Dtypes without kernels, or with slow ones."""

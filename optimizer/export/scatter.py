@@ -12,17 +12,13 @@ from typing import Any
 import numpy
 import onnx_ir as ir
 
+from tersor.export.dims import inferred_dims
 from tersor.export.edit import (
     Dim,
     add_constant,
     apply_rules,
     constant_array,
-    constant_ints,
-    dims_of,
     insert_before,
-    int_attribute,
-    ints_attribute,
-    is_op,
     replace,
 )
 
@@ -36,7 +32,7 @@ def _ordered(graph: ir.Graph, node: ir.Node) -> bool:
     reduction = node.attributes.get("reduction")
     if reduction is None or reduction.as_string() == "none":
         return False
-    points, data = _dims(node.inputs[1]), _dims(node.inputs[0])
+    points, data = inferred_dims(node.inputs[1]), inferred_dims(node.inputs[0])
     if points is None or data is None:
         return False
     depth = points[-1]
@@ -51,48 +47,6 @@ def _ordered(graph: ir.Graph, node: ir.Node) -> bool:
     result.name = node.outputs[0].name
     replace(graph, node, result)
     return True
-
-
-def _dims(value: ir.Value | None) -> tuple[Dim, ...] | None:
-    """The shape of a value, also of what torch.onnx makes of data and points and gives no shape."""
-    known, made_by = dims_of(value), None if value is None else value.producer()
-    if known is not None or made_by is None:
-        return known
-    parts = [_dims(item) for item in made_by.inputs]
-    first = parts[0] if parts else None
-    if first is None:
-        return None
-    if is_op(made_by, "NonZero", "Shape"):
-        return (len(first), None) if made_by.op_type == "NonZero" else (len(first),)
-    if is_op(made_by, "Cast", "Identity", "Max"):
-        return first
-    if is_op(made_by, "Expand"):
-        wanted = parts[1][0] if parts[1] else None
-        return (None,) * max(len(first), wanted) if isinstance(wanted, int) else None
-    if is_op(made_by, "Transpose"):
-        order = ints_attribute(made_by, "perm") or range(len(first))[::-1]
-        return tuple(first[axis] for axis in order)
-    if is_op(made_by, "Unsqueeze"):
-        return _unsqueezed(first, constant_ints(made_by.inputs[1]))
-    return _joined(parts, int_attribute(made_by, "axis", 0)) if is_op(made_by, "Concat") else None
-
-
-def _unsqueezed(dims: tuple[Dim, ...], axes: list[int] | None) -> tuple[Dim, ...] | None:
-    if axes is None:
-        return None
-    rank, rest = len(dims) + len(axes), iter(dims)
-    new = {axis % rank for axis in axes}
-    return tuple(1 if axis in new else next(rest) for axis in range(rank))
-
-
-def _joined(parts: list[tuple[Dim, ...] | None], axis: int) -> tuple[Dim, ...] | None:
-    known = [part for part in parts if part is not None]
-    if len(known) < len(parts):
-        return None
-    sizes = [part[axis] for part in known]
-    made = list(known[0])
-    made[axis] = sum(size for size in sizes if isinstance(size, int)) if all(type(s) is int for s in sizes) else None
-    return tuple(made)
 
 
 def _differ(points: ir.Value | None, lead: tuple[Dim, ...]) -> bool:
