@@ -81,7 +81,7 @@ def _rewrite(graph: ir.Graph, softmax: ir.Node) -> bool:
     weights, scores = softmax.outputs[0], softmax.inputs[0]
     if not only_use(weights) or scores is None or int_attribute(softmax, "axis", -1) not in (-1, 3):
         return False
-    mixed = weights.uses()[0].node
+    mixed = next(iter(weights.uses())).node
     output = _output(mixed.outputs[0]) if is_op(mixed, "MatMul") and mixed.inputs[0] is weights else None
     for product, added in _sums(scores):
         node = product.producer()
@@ -262,4 +262,4 @@ def _output(result: ir.Value) -> _Output | None:
 
 def _only(value: ir.Value) -> ir.Node | None:
     """The one node that reads a value."""
-    return value.uses()[0].node if only_use(value) else None
+    return next(iter(value.uses())).node if only_use(value) else None

@@ -30,6 +30,11 @@ HEADS, WIDTH, LENGTH = 4, 8, 6
 DYNAMIC = ({0: torch.export.Dim("batch", max=64), 1: torch.export.Dim("tokens", max=64)},)
 
 
+def thirds(qkv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    q, k, v = map(heads_of, qkv.chunk(3, -1))
+    return q, k, v
+
+
 def heads_of(x: Tensor) -> Tensor:
     return x.reshape(*x.shape[:2], HEADS, WIDTH).transpose(1, 2)
 
@@ -39,7 +44,7 @@ def joined(x: Tensor) -> Tensor:
 
 
 def split(qkv: Tensor, x: Tensor) -> Tensor:
-    return joined(F.scaled_dot_product_attention(*map(heads_of, qkv.chunk(3, -1))))
+    return joined(F.scaled_dot_product_attention(*thirds(qkv)))
 
 
 def packed(qkv: Tensor, x: Tensor) -> Tensor:
@@ -50,37 +55,37 @@ def packed(qkv: Tensor, x: Tensor) -> Tensor:
 def biased(qkv: Tensor, x: Tensor) -> Tensor:
     distance = torch.arange(x.shape[1])[:, None] - torch.arange(x.shape[1])
     bias = torch.stack([-distance.abs() / (n + 1.0) for n in range(HEADS)])[None]
-    return joined(F.scaled_dot_product_attention(*map(heads_of, qkv.chunk(3, -1)), attn_mask=bias, scale=1.0))
+    return joined(F.scaled_dot_product_attention(*thirds(qkv), attn_mask=bias, scale=1.0))
 
 
 def masked(qkv: Tensor, x: Tensor) -> Tensor:
     seen = (x[:, :, 0] > 0)[:, None, None].expand(-1, 1, x.shape[1], -1)
-    return joined(F.scaled_dot_product_attention(*map(heads_of, qkv.chunk(3, -1)), attn_mask=seen))
+    return joined(F.scaled_dot_product_attention(*thirds(qkv), attn_mask=seen))
 
 
 def averaged(qkv: Tensor, x: Tensor) -> Tensor:
     """Heads are not only joined behind it."""
-    mixed = F.scaled_dot_product_attention(*map(heads_of, qkv.chunk(3, -1))).transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(*thirds(qkv)).transpose(1, 2)
     return mixed.reshape(-1, 2, HEADS * WIDTH // 2).sum(1)
 
 
 def keys_first(qkv: Tensor, x: Tensor) -> Tensor:
-    k, q, v = map(heads_of, qkv.chunk(3, -1))
+    k, q, v = thirds(qkv)
     return joined(F.scaled_dot_product_attention(q, k, v))
 
 
 def causal(qkv: Tensor, x: Tensor) -> Tensor:
-    return joined(F.scaled_dot_product_attention(*map(heads_of, qkv.chunk(3, -1)), is_causal=True))
+    return joined(F.scaled_dot_product_attention(*thirds(qkv), is_causal=True))
 
 
 def weights_read_twice(qkv: Tensor, x: Tensor) -> Any:
-    q, k, v = map(heads_of, qkv.chunk(3, -1))
+    q, k, v = thirds(qkv)
     weights = (q @ k.mT / math.sqrt(WIDTH)).softmax(-1)
     return joined(weights @ v), weights.mean(1)
 
 
 def turned(qkv: Tensor, x: Tensor) -> Tensor:
-    q, k, v = map(heads_of, qkv.chunk(3, -1))
+    q, k, v = thirds(qkv)
     return joined(F.scaled_dot_product_attention(q * torch.arange(1.0, WIDTH + 1), k, v))
 
 
@@ -126,6 +131,7 @@ def test_what_is_something_else_stays(function: Callable[..., Any]) -> None:
 
 
 def whole(name: str) -> Program:
+    """After the exact passes."""
     entry = entry_of(name)
     program = load(entry.model, entry.inputs, entry.dynamic)
     return run(program, parse(EXACT), Reference.of(program)).program
@@ -148,6 +154,7 @@ def test_only_folders_for_onnxruntime_hold_it(tmp_path: Path) -> None:
     file, folder = fast.to_onnx(tmp_path / "out.onnx"), fast.save(tmp_path / "deployed")
     domains = [{node.domain for node in onnx.load(path).graph.node} for path in (file, folder / "model.onnx")]
     assert domains == [{""}, {"", "com.microsoft"}]
+    inputs = tuple(entry.inputs)
     session = onnxruntime.InferenceSession(folder / "model.onnx")
-    (got,) = session.run(None, {session.get_inputs()[0].name: entry.inputs[0].numpy()})
-    torch.testing.assert_close(torch.from_numpy(got), entry.model(*entry.inputs), rtol=1e-4, atol=1e-5)
+    (got,) = session.run(None, {session.get_inputs()[0].name: inputs[0].numpy()})
+    torch.testing.assert_close(torch.from_numpy(got), entry.model(*inputs), rtol=1e-4, atol=1e-5)

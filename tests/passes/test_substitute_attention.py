@@ -35,13 +35,13 @@ LENGTH, HEADS, WIDTH = 256, 4, 8
 class Layer(nn.Module):
     """Attention whose first heads look near and whose last look at the first token, as trained heads do."""
 
-    def __init__(self, causal: bool = False, shared: int = HEADS, local: int = 2) -> None:
+    def __init__(self, causal: bool = False, shared: int = HEADS, local: int = 2, sharp: float = 1.0) -> None:
         super().__init__()
         self.causal, self.shared, self.local = causal, shared, local
         self.value = nn.Linear(32, WIDTH * shared)
         place = torch.arange(4096.0)[:, None]
         angle = place * 0.3 * 0.35 ** torch.arange(4)
-        self.register_buffer("near", 12 * torch.cat([angle.cos(), angle.sin()], -1))
+        self.register_buffer("near", 12 * sharp * torch.cat([angle.cos(), angle.sin()], -1))
         self.register_buffer("first", torch.cat([torch.full((1, WIDTH), 6.0), torch.zeros(4095, WIDTH)]))
 
     def heads(self, length: int) -> tuple[Tensor, Tensor]:
@@ -93,6 +93,9 @@ def in_onnx_runtime(program: Program, path: Path, *inputs: Tensor) -> Tensor:
 
 EVERY = [name for name in NAMES if name != "guided"]
 NOT_CAUSAL = ("pooled", "landmarks", "sampled")
+SOFTER = {"features": 0.3, "permute": 0.3}
+"""Where heads that look near are less sharp: few random features cannot tell sharp ones, and where all that is far
+weighs nothing, blocks of it are as good as equal and two runtimes choose differently."""
 
 
 QUICK = (("sinks", False), ("select", True), ("pooled", True))
@@ -105,7 +108,7 @@ CASES = [
 
 @pytest.mark.parametrize(("name", "causal"), CASES)
 def test_each_method_runs_at_any_batch_and_in_onnx_runtime(name: str, causal: bool, tmp_path: Path) -> None:
-    model, x = Layer(causal, shared=2), torch.randn(2, LENGTH, 32)
+    model, x = Layer(causal, shared=2, sharp=SOFTER.get(name, 1.0)), torch.randn(2, LENGTH, 32)
     program = program_of(model, x, dynamic=({0: torch.export.Dim("batch")},))
     made, told = substituted(program, f"substitute-attention{{methods={name};error=1;anyway=true;correct=false}}", 2)
     if causal and name in NOT_CAUSAL:
