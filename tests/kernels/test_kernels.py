@@ -73,9 +73,9 @@ def rows(*arguments: str) -> list[dict[str, Any]]:
     return interpreted("tests.kernels.cases", *arguments)
 
 
-def agree(name: str, *arguments: str) -> None:
+def agree(name: str, *arguments: str, least: int = 4) -> None:
     found = [row for row in rows(*arguments) if row["kernel"] == name]
-    assert len(found) >= 4
+    assert len(found) >= least
     assert [row for row in found if not row["excess"] <= 1] == []
 
 
@@ -88,7 +88,7 @@ def test_the_kernel_under_the_interpreter(name: str) -> None:
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_kernel_under_the_interpreter_at_larger_sizes(name: str) -> None:
-    agree(name, "--many")
+    agree(name, "--many", least=3)  # one in each of float32, float16 and bfloat16
 
 
 def test_attention_is_that_of_pytorch() -> None:
