@@ -35,7 +35,7 @@ class Quantize:
     is quantized is what the backend then fuses; every quantization is explicit in the graph. Layers stay in floating
     point where converting numbers for them costs more than integers save, and where they would add most to the error
     of the outputs: until the rest adds no more than ``noise``, and the metric or the agreement is within the budget.
-    A few layers that make more than half of the error leave even where all would be within both.
+    With ``relief``, a few layers that make more than half of the error leave even where all would be within both.
 
     Attributes:
         weights: format of weights: "int8", or "int7" where sums of products would overflow; "auto" asks the target.
@@ -56,7 +56,7 @@ class Quantize:
     backend: str = "auto"
     rounding: str = "nearest"
     noise: float = 0.05
-    relief: float = 0.1
+    relief: float = 0.0
     anyway: bool = False
     exact: ClassVar[bool] = False
 
