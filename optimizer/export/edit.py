@@ -111,10 +111,20 @@ def only_use(value: ir.Value | None) -> bool:
     return value is not None and not value.is_graph_output() and len(value.uses()) == 1
 
 
+def made_by(value: ir.Value | None, *op_types: str) -> ir.Node | None:
+    """The node that makes a value, where it is one of these operators of the default domain."""
+    node = value.producer() if value is not None else None
+    return node if is_op(node, *op_types) else None
+
+
 def made_for_one(value: ir.Value | None, op_type: str) -> ir.Node | None:
     """The node of this operator that makes a value which nothing else reads; None otherwise."""
-    made_by = value.producer() if value is not None and only_use(value) else None
-    return made_by if is_op(made_by, op_type) else None
+    return made_by(value, op_type) if only_use(value) else None
+
+
+def along_last(node: ir.Node, rank: int) -> bool:
+    """Whether the axis of a node that works along one, of tensors of this rank, is the last."""
+    return int_attribute(node, "axis", 0) % rank == rank - 1
 
 
 def is_op(node: ir.Node | None, *op_types: str) -> bool:

@@ -26,6 +26,7 @@ from tersor.export.edit import (
     int_attribute,
     ints_attribute,
     is_op,
+    made_by,
     only_use,
     replace,
     same_dims,
@@ -138,8 +139,8 @@ def _reads_on(reshape: ir.Node) -> bool:
 
 def _scaled(value: ir.Value | None) -> tuple[ir.Value, float] | None:
     """Queries before they are multiplied by a constant, and that constant."""
-    node = value.producer() if value is not None else None
-    if value is None or node is None or not is_op(node, "Mul"):
+    node = made_by(value, "Mul")
+    if node is None:
         return None if value is None else (value, 1.0)
     number = constant_array(node.inputs[1], 1)
     source = node.inputs[0]
@@ -148,19 +149,19 @@ def _scaled(value: ir.Value | None) -> tuple[ir.Value, float] | None:
 
 def _keys(value: ir.Value | None) -> _Projection | None:
     """Keys whose last two axes change places."""
-    node = value.producer() if value is not None else None
-    if is_op(node, "Transpose") and node is not None and ints_attribute(node, "perm") == [0, 1, 3, 2]:
+    node = made_by(value, "Transpose")
+    if node is not None and ints_attribute(node, "perm") == [0, 1, 3, 2]:
         return _projection(node.inputs[0])
     return _projection(value, [0, 2, 3, 1])
 
 
 def _projection(value: ir.Value | None, order: Sequence[int] = tuple(_HEADS)) -> _Projection | None:
     """Heads, transposed by ``order``, traced to a third of what one layer makes."""
-    node = value.producer() if value is not None else None
-    if node is not None and is_op(node, "Gather") and list(order) == _HEADS:
-        return _packed(node)
-    reshape = _before(node, "Transpose", order)
-    split = _made_by(reshape.inputs[0], "Split") if reshape is not None else None
+    gather = made_by(value, "Gather")
+    if gather is not None and list(order) == _HEADS:
+        return _packed(gather)
+    reshape = _before(value, order)
+    split = made_by(reshape.inputs[0], "Split") if reshape is not None else None
     if reshape is None or split is None or int_attribute(split, "axis", 0) not in (2, -1) or len(split.outputs) != 3:
         return None
     lead = _leads(split.inputs[0], reshape, 4)
@@ -174,8 +175,7 @@ def _projection(value: ir.Value | None, order: Sequence[int] = tuple(_HEADS)) ->
 def _packed(gather: ir.Node) -> _Projection | None:
     """One of three of ``transpose(reshape(linear, [batch, tokens, 3, heads, width]), [2, 0, 3, 1, 4])``."""
     place = constant_array(gather.inputs[1], 1)
-    turned = gather.inputs[0].producer() if gather.inputs[0] is not None else None
-    reshape = _before(turned, "Transpose", (2, 0, 3, 1, 4))
+    reshape = _before(gather.inputs[0], (2, 0, 3, 1, 4))
     lead = _leads(reshape.inputs[0], reshape, 5) if reshape is not None else None
     if reshape is None or lead is None or lead[2] != 3 or not isinstance(lead[3], int) or reshape.inputs[0] is None:
         return None
@@ -184,16 +184,10 @@ def _packed(gather: ir.Node) -> _Projection | None:
     return _Projection(reshape.inputs[0], int(place), lead[3])
 
 
-def _before(node: ir.Node | None, op_type: str, order: Sequence[int]) -> ir.Node | None:
+def _before(value: ir.Value | None, order: Sequence[int]) -> ir.Node | None:
     """The reshape that a transpose in this order reads."""
-    if node is None or not is_op(node, op_type) or ints_attribute(node, "perm") != list(order):
-        return None
-    return _made_by(node.inputs[0], "Reshape")
-
-
-def _made_by(value: ir.Value | None, op_type: str) -> ir.Node | None:
-    node = value.producer() if value is not None else None
-    return node if is_op(node, op_type) else None
+    node = made_by(value, "Transpose")
+    return made_by(node.inputs[0], "Reshape") if node is not None and ints_attribute(node, "perm") == [*order] else None
 
 
 def _leads(source: ir.Value | None, reshape: ir.Node, rank: int) -> tuple[Dim, ...] | None:
@@ -210,7 +204,7 @@ def _layer(parts: Sequence[_Projection | None]) -> _Layer | None:
     if first is None or list(parts) != [_Projection(first.linear, place, first.heads) for place in range(3)]:
         return None
     for product, bias in _sums(first.linear):
-        node = _made_by(product, "MatMul")
+        node = made_by(product, "MatMul")
         x, weight = node.inputs if node is not None else (None, None)
         if x is None or weight is None or not _is_constant(weight, 2) or not (bias is None or _is_constant(bias, 1)):
             continue

@@ -15,13 +15,14 @@ import onnx_ir as ir
 
 from tersor.export.edit import (
     add_constant,
+    along_last,
     apply_rules,
     constant_array,
     constant_ints,
     dims_of,
     insert_before,
-    int_attribute,
     is_op,
+    made_by,
     replace,
     same_dims,
 )
@@ -61,10 +62,10 @@ def _whole(graph: ir.Graph, node: ir.Node) -> bool:
 def _by_halves(graph: ir.Graph, node: ir.Node) -> bool:
     """``concat(first * cos - second * sin, second * cos + first * sin)``."""
     dims = dims_of(node.outputs[0])
-    if len(node.inputs) != 2 or dims is None or int_attribute(node, "axis", 0) % len(dims) != len(dims) - 1:
+    if len(node.inputs) != 2 or dims is None or not along_last(node, len(dims)):
         return False
-    low, high = (value.producer() if value is not None else None for value in node.inputs)
-    if low is None or high is None or not is_op(low, "Sub") or not is_op(high, "Add"):
+    low, high = made_by(node.inputs[0], "Sub"), made_by(node.inputs[1], "Add")
+    if low is None or high is None:
         return False
     for first, cos in _factors(low.inputs[0]):
         for second, sin in _factors(low.inputs[1]):
@@ -78,9 +79,9 @@ def _by_halves(graph: ir.Graph, node: ir.Node) -> bool:
 
 def _factors(value: ir.Value | None) -> Iterator[tuple[ir.Value, ir.Value]]:
     """A product's two factors, in both orders."""
-    made_by = value.producer() if value is not None else None
-    if made_by is not None and is_op(made_by, "Mul"):
-        a, b = made_by.inputs
+    product = made_by(value, "Mul")
+    if product is not None:
+        a, b = product.inputs
         if a is not None and b is not None:
             yield a, b
             yield b, a
@@ -88,12 +89,11 @@ def _factors(value: ir.Value | None) -> Iterator[tuple[ir.Value, ir.Value]]:
 
 def _is_rotated(value: ir.Value, x: ir.Value) -> bool:
     """Whether a value is the second half of ``x``, negated, and then the first."""
-    joined, dims = value.producer(), dims_of(x)
-    if dims is None or joined is None or not is_op(joined, "Concat") or len(joined.inputs) != 2:
+    joined, dims = made_by(value, "Concat"), dims_of(x)
+    if dims is None or joined is None or len(joined.inputs) != 2 or not along_last(joined, len(dims)):
         return False
-    negated = joined.inputs[0].producer() if joined.inputs[0] is not None else None
-    last = int_attribute(joined, "axis", 0) % len(dims) == len(dims) - 1
-    return last and is_op(negated, "Neg") and _halves_of(joined.inputs[1], negated.inputs[0]) is x  # type: ignore[union-attr]
+    negated = made_by(joined.inputs[0], "Neg")
+    return negated is not None and _halves_of(joined.inputs[1], negated.inputs[0]) is x
 
 
 def _halves_of(first: ir.Value | None, second: ir.Value | None) -> ir.Value | None:
@@ -105,10 +105,8 @@ def _halves_of(first: ir.Value | None, second: ir.Value | None) -> ir.Value | No
     if width is None or width % 2:
         return None
     if low is high and is_op(low, "Split"):
-        rank = len(dims_of(x) or ())
         even = [_width(value) for value in low.outputs] == [width // 2, width // 2]
-        last = int_attribute(low, "axis", 0) % rank == rank - 1
-        return x if even and last and [first, second] == list(low.outputs) else None
+        return x if even and along_last(low, len(dims_of(x) or ())) and [first, second] == list(low.outputs) else None
     return x if _slice(low) == (0, width // 2) and _slice(high) == (width // 2, width) else None
 
 
@@ -136,15 +134,12 @@ def _repeats(value: ir.Value | None) -> bool:
     if node is None or dims is None:
         return False
     if is_op(node, "Concat"):
-        same = len(node.inputs) == 2 and node.inputs[0] is node.inputs[1]
-        return same and int_attribute(node, "axis", 0) % len(dims) == len(dims) - 1
+        return len(node.inputs) == 2 and node.inputs[0] is node.inputs[1] and along_last(node, len(dims))
     if is_op(node, "Mul"):
         return any(_repeats(x) and constant_array(factor, 1) is not None for x, factor in _factors(value))
     if is_op(node, "Gather"):
         rows = dims_of(node.inputs[0]) or ()
-        return (
-            len(rows) > 1 and int_attribute(node, "axis", 0) % len(rows) != len(rows) - 1 and _repeats(node.inputs[0])
-        )
+        return len(rows) > 1 and not along_last(node, len(rows)) and _repeats(node.inputs[0])
     if is_op(node, "Reshape", "Unsqueeze", "Squeeze"):
         return isinstance(dims[-1], int) and _width(node.inputs[0]) == dims[-1] and _repeats(node.inputs[0])
     return is_op(node, *_ALONG) and _repeats(node.inputs[0])
