@@ -13,8 +13,10 @@ import tersor
 from tersor.backends.eager import Eager
 from tersor.context import Context
 from tersor.errors import BackendError
+from tersor.lower import _on_fewer_threads
 from tersor.measure import Ratio
 from tersor.program import Program
+from tersor.report.model import Report, Timing
 from tersor.rewrite import insert_call, insert_weight
 from tersor.rewrite_values import key
 from tersor.target import Target
@@ -31,7 +33,7 @@ def timed(model: nn.Module, threads: int) -> set[str]:
         progress=False,
     )  # fmt: skip
     if fast.report.kept.endswith("1 thread"):
-        assert any("one thread is faster than" in note for note in fast.report.notes)
+        assert any("one thread is as fast as" in note for note in fast.report.notes)
     with torch.no_grad():
         torch.testing.assert_close(fast(torch.ones(2, 512)), model(torch.ones(2, 512)), rtol=1e-4, atol=1e-4)
     return {timing.name for timing in fast.report.timings}
@@ -127,3 +129,15 @@ def test_two_that_are_close_are_timed_again_and_the_report_says_what_that_change
     assert medians[fast.report.kept] > medians[other]
     said = f"{fast.report.kept} takes 0.90 times as long as {other} where the two are timed in neighbouring turns"
     assert any(note.startswith(said) and "0.85 to 0.95" in note for note in fast.report.notes)
+
+
+@pytest.mark.parametrize(
+    ("alone", "kept"), [(1.04, "onnxruntime, 1 thread"), (1.2, "onnxruntime"), (None, "onnxruntime")]
+)
+def test_one_thread_is_preferred_where_it_takes_no_longer(alone: float | None, kept: str) -> None:
+    report = Report("model", "exact", "cpu")
+    report.timings = [Timing("onnxruntime", 1.0, 0.9, 1.4, 99)]
+    if alone is not None:
+        report.timings.append(Timing("onnxruntime, 1 thread", alone, alone, alone, 99))
+    assert _on_fewer_threads("onnxruntime", report) == kept
+    assert _on_fewer_threads("onnxruntime, 1 thread", report) == "onnxruntime, 1 thread"
