@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy
 import onnx_ir as ir
 
+from tersor.backends._tensorrt_operators import SINCE
 from tersor.backends._tensorrt_options import LATEST, Version
 from tersor.export import to_onnx_model
 from tersor.export.edit import add_constant, constant_array, dims_of, is_op, replace
@@ -17,20 +18,21 @@ from tersor.export.quantized import store_weights
 from tersor.program import Program
 from tersor.rewrite_values import key
 
-ATTENTION: Version = (10, 14)
-"""The first version whose parser takes Attention (onnx-tensorrt, release notes of 10.14)."""
-
 
 def to_tensorrt_model(program: Program, version: Version = LATEST) -> ir.Model:
     """The program in ONNX, laid out for TensorRT; raises ExportError.
 
-    Attention stays one node, at opset 23, where the program has any and the version takes it.
+    Attention stays one node, at opset 23, where the program has any and the version takes it and what else that opset
+    writes: 10.14 takes Attention, but neither the RMSNormalization nor the RotaryEmbedding that most decoders have too.
     """
-    whole = version >= ATTENTION and any(key(node) == "scaled_dot_product_attention" for node in program.nodes)
-    if not whole:
-        return to_onnx_model(program, keep_attention=False, layout=for_tensorrt)
-    foreign = [node.opset_imports.get("", 0) for node in program.opaque.values()]
-    return to_onnx_model(program, max([ATTENTION_OPSET, *foreign]), keep_attention=True, layout=for_tensorrt)
+    whole = any(key(node) == "scaled_dot_product_attention" for node in program.nodes)
+    if whole and version >= SINCE["Attention"]:
+        foreign = [node.opset_imports.get("", 0) for node in program.opaque.values()]
+        opset = max([ATTENTION_OPSET, *foreign])
+        made = to_onnx_model(program, opset, keep_attention=True, layout=for_tensorrt)
+        if all(version >= SINCE.get(node.op_type, version) for node in made.graph):
+            return made
+    return to_onnx_model(program, keep_attention=False, layout=for_tensorrt)
 
 
 def for_tensorrt(graph: ir.Graph) -> None:

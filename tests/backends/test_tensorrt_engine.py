@@ -177,6 +177,27 @@ def test_attention_stays_whole_where_the_parser_knows_it(program, built, version
     assert trt.called("Builder.create_network") == [(1,)]  # strongly typed in both
 
 
+class Decoder(nn.Module):
+    """What opset 23 writes beside Attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(16)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        heads = self.norm(x).unflatten(2, (2, 8)).transpose(1, 2)
+        return F.scaled_dot_product_attention(heads, heads, heads)
+
+
+@pytest.mark.parametrize(("version", "whole"), [("10.15.0", True), ("10.14.1", False)])
+def test_no_operator_is_newer_than_the_parser(built: Built, version: str, whole: bool) -> None:
+    decoder = capture_module(Decoder().eval(), (torch.randn(1, 5, 16),))
+    call, _, _ = built(decoder, trt=FakeTensorRT(version))
+    operators = {node.op_type for node in call.engine.engine._model.graph.node}
+    assert ({"Attention", "RMSNormalization"} & operators) == ({"Attention", "RMSNormalization"} if whole else set())
+    check(decoder, call, (torch.randn(1, 5, 16),))
+
+
 def test_the_timing_cache_is_kept_joined_and_started_anew(small: Program, built: Built, tmp_path: Path) -> None:
     path = tmp_path / "deep" / "timing.cache"
     built(small, TensorRT(cache=str(path)))
