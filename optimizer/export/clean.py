@@ -20,7 +20,7 @@ from tersor.export.rotary import fuse_rotary
 from tersor.export.scatter import order_scatters
 from tersor.export.shapes import simplify_shapes
 from tersor.export.spelling import spell
-from tersor.export.types import infer_types
+from tersor.export.types import infer_types, read_sizes
 
 _ROUNDS = 4
 _RANDOM = frozenset(
@@ -49,6 +49,7 @@ def clean(model: ir.Model, layout: Layout = for_cpu_runtimes) -> None:
     graph = model.graph
     lift_constants(graph)
     infer_types(graph)
+    read_sizes(graph)
     remove_unused(model)
     for _ in range(_ROUNDS):
         merge_duplicates(graph)

@@ -11,7 +11,7 @@ from tersor.export.edit import Dim, constant_ints, dims_of, int_attribute, ints_
 
 Dims = tuple[Dim, ...]
 
-_AS_FIRST = ("Cast", "Identity", "Not")
+_AS_FIRST = ("Cast", "Cos", "Identity", "Neg", "Not", "Sin")
 _BROADCAST = ("Add", "And", "Div", "Max", "Min", "Mul", "Or", "Sub", "Where")
 
 
@@ -31,8 +31,9 @@ def inferred_dims(value: ir.Value | None) -> Dims | None:
     if is_op(node, "NonZero", "Shape"):
         return (len(first), None) if node.op_type == "NonZero" else (len(first),)
     if is_op(node, "Expand"):
-        wanted = parts[1][0] if parts[1] else None
-        return (None,) * max(len(first), wanted) if isinstance(wanted, int) else None
+        return _expanded(first, node.inputs[1])
+    if is_op(node, "Slice"):
+        return _sliced(first, [constant_ints(item) for item in node.inputs[1:]])
     if is_op(node, "Transpose"):
         order = ints_attribute(node, "perm") or range(len(first))[::-1]
         return tuple(first[axis] for axis in order)
@@ -48,6 +49,24 @@ def _broadcast(parts: Sequence[Dims | None]) -> Dims | None:
     if len(known) < len(parts):
         return None
     return tuple(map(_common, zip_longest(*(part[::-1] for part in known), fillvalue=1)))[::-1]
+
+
+def _expanded(dims: Dims, shape: ir.Value | None) -> Dims | None:
+    sizes, length = constant_ints(shape), inferred_dims(shape)
+    if sizes is not None:
+        return _broadcast((dims, tuple(sizes)))
+    return (None,) * max(len(dims), length[0]) if length and isinstance(length[0], int) else None
+
+
+def _sliced(dims: Dims, constants: list[list[int] | None]) -> Dims:
+    if len(constants) < 3 or None in constants:
+        return (None,) * len(dims)
+    made: list[Dim] = list(dims)
+    begins, ends, axes, steps = [list(found or ()) for found in (*constants, None)][:4]
+    for begin, end, axis, step in zip(begins, ends, axes, steps or [1] * len(axes), strict=True):
+        size = dims[axis]
+        made[axis] = len(range(*slice(begin, end, step).indices(size))) if isinstance(size, int) else None
+    return tuple(made)
 
 
 def _common(sizes: Sequence[Dim]) -> Dim:

@@ -1,4 +1,4 @@
-"""Element types of the values that a translation made on its way and did not type."""
+"""Element types that a translation did not give to the values on its way, and sizes that it gave as text."""
 
 from __future__ import annotations
 
@@ -13,6 +13,15 @@ _AS_FIRST_NAMES = """
     Softmax Split Sqrt Squeeze Sub Tanh Tile Transpose Trilu Unsqueeze"""
 _AS_FIRST = frozenset(_AS_FIRST_NAMES.split())
 _BOOLEAN = ("Equal", "Greater", "GreaterOrEqual", "IsInf", "IsNaN", "Less", "LessOrEqual")
+
+
+def read_sizes(graph: ir.Graph) -> None:
+    """Make sizes that torch.export proved to be one number, and wrote as a symbol of that name, the number."""
+    for value in (value for node in graph for value in node.outputs):
+        if value.shape is not None and not value.shape.frozen:
+            for axis, size in enumerate(value.shape):
+                if not isinstance(size, int) and str(size.value).isdecimal():
+                    value.shape[axis] = int(str(size.value))
 
 
 def infer_types(graph: ir.Graph) -> None:

@@ -49,6 +49,58 @@ def partial(x: Tensor) -> Tensor:
     return torch.cat((whole(x[..., :4]), x[..., 4:]), -1)
 
 
+def in_pairs(x: Tensor) -> Tensor:
+    return torch.stack((-x[..., 1::2], x[..., ::2]), -1).reshape(x.shape)
+
+
+def repeated(x: Tensor) -> Tensor:
+    """[tokens, width]: each angle twice, side by side."""
+    return torch.repeat_interleave(angles(x)[:, : x.shape[-1] // 2], 2, -1)
+
+
+def neighbours(x: Tensor) -> Tensor:
+    return x * repeated(x).cos() + in_pairs(x) * repeated(x).sin()
+
+
+def neighbours_stacked(x: Tensor) -> Tensor:
+    half = angles(x)[:, : x.shape[-1] // 2]
+    twice = torch.stack((half, half), -1).flatten(-2)[None]
+    return in_pairs(x) * twice.sin() + x * twice.cos()
+
+
+def pair_by_pair(x: Tensor) -> Tensor:
+    half = angles(x)[:, : x.shape[-1] // 2]
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = (first * half.cos() - second * half.sin(), second * half.cos() + first * half.sin())
+    return torch.stack(turned, -1).flatten(-2)
+
+
+def of_complex_numbers(x: Tensor) -> Tensor:
+    half = angles(x)[:, : x.shape[-1] // 2]
+    numbers = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(numbers * torch.polar(torch.ones_like(half), half)).flatten(-2)
+
+
+def halves_by_angles_of_neighbours(x: Tensor) -> Tensor:
+    return x * repeated(x).cos() + rotated(x) * repeated(x).sin()
+
+
+def neighbours_by_angles_of_halves(x: Tensor) -> Tensor:
+    return x * angles(x).cos() + in_pairs(x) * angles(x).sin()
+
+
+def neighbours_swapped(x: Tensor) -> Tensor:
+    swapped = torch.stack((-x[..., ::2], x[..., 1::2]), -1).reshape(x.shape)
+    return x * repeated(x).cos() + swapped * repeated(x).sin()
+
+
+def side_by_side(x: Tensor) -> Tensor:
+    half = angles(x)[:, : x.shape[-1] // 2]
+    first, second = x.unflatten(-1, (2, -1)).unbind(-2)
+    turned = (first * half.cos() - second * half.sin(), second * half.cos() + first * half.sin())
+    return torch.stack(turned, -1).flatten(-2)
+
+
 def other_angles(x: Tensor) -> Tensor:
     return x * angles(x, 2.0).cos() + rotated(x) * angles(x, 2.0).sin()
 
@@ -95,7 +147,20 @@ def test_one_node(function: Callable[[Tensor], Tensor], dynamic: bool, tmp_path:
     assert operators.count("RotaryEmbedding") == 1 and "Neg" not in operators and "Sub" not in operators
 
 
-@pytest.mark.parametrize("function", [other_angles, turned_back, halves_apart, interleaved_heads])
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("function", [neighbours, neighbours_stacked, pair_by_pair, of_complex_numbers])
+def test_one_node_turns_neighbours(function: Callable[[Tensor], Tensor], dynamic: bool, tmp_path: Path) -> None:
+    operators = check(function, tmp_path / "a.onnx", 23, dynamic)
+    assert operators.count("RotaryEmbedding") == 1 and "Neg" not in operators and "Sub" not in operators
+
+
+DIFFERENT = [
+    other_angles, turned_back, halves_apart, interleaved_heads, halves_by_angles_of_neighbours,
+    neighbours_by_angles_of_halves, neighbours_swapped, side_by_side,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("function", DIFFERENT)
 def test_what_is_something_else_stays(function: Callable[[Tensor], Tensor], tmp_path: Path) -> None:
     assert "RotaryEmbedding" not in check(function, tmp_path / "a.onnx", 23, True)
 
@@ -104,12 +169,14 @@ def test_older_opsets_have_no_such_node(tmp_path: Path) -> None:
     assert "RotaryEmbedding" not in check(whole, tmp_path / "a.onnx", 22, True)
 
 
-@pytest.mark.parametrize("name", ["zoo:decoder", "hf:llama"])
+@pytest.mark.parametrize("name", ["zoo:decoder", "hf:llama", "hf:cohere"])
 def test_queries_and_keys_of_decoders(name: str, tmp_path: Path) -> None:
     entry = entry_of(name)
     program = refresh(load(entry.model, entry.inputs, entry.dynamic))
     made = save_onnx(program, tmp_path / "a.onnx", 23)
-    operators = [node.op_type for node in onnx.load(made).graph.node]
+    graph = onnx.load(made).graph
+    operators = [node.op_type for node in graph.node]
     assert operators.count("RotaryEmbedding") == 4 and operators.count("Cos") == 1
+    assert not any(dim.dim_param.isdecimal() for value in graph.value_info for dim in value.type.tensor_type.shape.dim)
     for got, wanted in zip(Session(made, 1).run(program.inputs), program.run(program.inputs), strict=True):
         torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)
