@@ -31,7 +31,7 @@ def inferred_dims(value: ir.Value | None) -> Dims | None:
     if is_op(node, "NonZero", "Shape"):
         return (len(first), None) if node.op_type == "NonZero" else (len(first),)
     if is_op(node, "Expand"):
-        return _expanded(first, node.inputs[1])
+        return _expanded(first, constant_ints(node.inputs[1]), parts[1])
     if is_op(node, "Slice"):
         return _sliced(first, [constant_ints(item) for item in node.inputs[1:]])
     if is_op(node, "Transpose"):
@@ -51,8 +51,7 @@ def _broadcast(parts: Sequence[Dims | None]) -> Dims | None:
     return tuple(map(_common, zip_longest(*(part[::-1] for part in known), fillvalue=1)))[::-1]
 
 
-def _expanded(dims: Dims, shape: ir.Value | None) -> Dims | None:
-    sizes, length = constant_ints(shape), inferred_dims(shape)
+def _expanded(dims: Dims, sizes: list[int] | None, length: Dims | None) -> Dims | None:
     if sizes is not None:
         return _broadcast((dims, tuple(sizes)))
     return (None,) * max(len(dims), length[0]) if length and isinstance(length[0], int) else None

@@ -134,7 +134,7 @@ def _angle_dims(turn: _Turn, angles: ir.Value) -> tuple[Dim, ...] | None:
     return dims[:-1] if dims[-1:] == (1,) else None
 
 
-def _fits(angles: tuple[int | str | None, ...] | None, dims: tuple[int | str | None, ...]) -> bool:
+def _fits(angles: tuple[Dim, ...] | None, dims: tuple[Dim, ...]) -> bool:
     """Whether angles are those of tokens: equal for all heads, for each token, of half the width or of all."""
     if angles is None or not 2 <= len(angles) <= 4 or not isinstance(dims[-1], int):
         return False

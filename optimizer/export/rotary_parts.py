@@ -47,28 +47,43 @@ def stacked(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
     """The two that are stacked along a new last axis, [..., n, 1], where that is then joined to [..., 2 * n]."""
     reshaped = made_by(value, "Reshape")
     joined = made_by(reshaped.inputs[0], "Concat") if reshaped is not None else None
-    dims = inferred_dims(joined.outputs[0]) if joined is not None else None
-    if joined is None or dims is None or len(dims) < 2 or len(joined.inputs) != 2 or not along_last(joined, len(dims)):
+    if joined is None or len(joined.inputs) != 2 or not _side_by_side(joined.outputs[0], value):
         return None
     first, second = joined.inputs
-    joins = isinstance(dims[-2], int) and width_of(value) == 2 * dims[-2]
-    return (first, second) if joins and first is not None and second is not None and dims[-1] == 2 else None
+    last = along_last(joined, len(inferred_dims(joined.outputs[0]) or ()))
+    return (first, second) if last and first is not None and second is not None else None
+
+
+def _side_by_side(pairs: ir.Value | None, flat: ir.Value | None) -> bool:
+    """Whether the last two axes of one, [..., n, 2], make the last of the other, [..., 2 * n]."""
+    dims = inferred_dims(pairs) or ()
+    return len(dims) > 1 and dims[-1] == 2 and isinstance(dims[-2], int) and width_of(flat) == 2 * dims[-2]
+
+
+def _from_one(first: ir.Value | None, second: ir.Value | None) -> tuple[ir.Node, ir.Node, ir.Value, int] | None:
+    """The two nodes that take values from one of an even width, that one, and its width."""
+    nodes = [value.producer() for value in (first, second) if value is not None]
+    sources = [node.inputs[0] for node in nodes if node is not None and node.inputs]
+    if len(sources) != 2 or sources[0] is None or sources[0] is not sources[1]:
+        return None
+    width = width_of(sources[0])
+    low, high = nodes
+    if low is None or high is None or width is None or width % 2:
+        return None
+    return low, high, sources[0], width
 
 
 def neighbours_of(first: ir.Value | None, second: ir.Value | None) -> ir.Value | None:
     """What two values are every second element of, along its last axis; None where they are not."""
-    even, odd = (value.producer() if value is not None else None for value in (first, second))
-    if even is None or odd is None or even.inputs[0] is not odd.inputs[0]:
+    found = _from_one(first, second)
+    if found is None:
         return None
-    source, width = even.inputs[0], width_of(even.inputs[0])
-    if width is None or width % 2:
-        return None
+    even, odd, source, width = found
     if (_slice(even), _slice(odd)) == ((0, width, 2), (1, width, 2)):
         return source
     split = made_by(source, "Reshape")
     x = split.inputs[0] if split is not None else None
-    pairs = inferred_dims(source) or ()
-    if x is None or width != 2 or len(pairs) < 2 or not isinstance(pairs[-2], int) or width_of(x) != 2 * pairs[-2]:
+    if not _side_by_side(source, x) or not same_dims((inferred_dims(source) or ())[:-2], (inferred_dims(x) or ())[:-1]):
         return None
     return x if (_only(even), _only(odd)) == (0, 1) else None
 
@@ -87,12 +102,10 @@ def _only(node: ir.Node) -> int | None:
 
 def halves_of(first: ir.Value | None, second: ir.Value | None) -> ir.Value | None:
     """What two values are the halves of along its last axis; None where they are not."""
-    low, high = (value.producer() if value is not None else None for value in (first, second))
-    if low is None or high is None or low.inputs[0] is not high.inputs[0]:
+    found = _from_one(first, second)
+    if found is None:
         return None
-    x, width = low.inputs[0], width_of(low.inputs[0])
-    if width is None or width % 2:
-        return None
+    low, high, x, width = found
     if low is high and is_op(low, "Split"):
         even = [width_of(value) for value in low.outputs] == [width // 2, width // 2]
         whole = [first, second] == list(low.outputs) and along_last(low, len(inferred_dims(x) or ()))
@@ -141,12 +154,9 @@ def repeats(value: ir.Value | None, interleaved: bool) -> bool:
 
 def _joins_copies(reshape: ir.Node) -> bool:
     """Whether two copies of every element, [..., n, 2], are laid side by side, [..., 2 * n]."""
-    copies = reshape.inputs[0]
-    dims, made = inferred_dims(copies) or (), copies.producer() if copies is not None else None
-    if len(dims) < 2 or dims[-1] != 2 or not isinstance(dims[-2], int) or width_of(reshape.outputs[0]) != 2 * dims[-2]:
-        return False
-    if is_op(made, "Expand") and made is not None:
-        return width_of(made.inputs[0]) == 1
+    expanded = made_by(reshape.inputs[0], "Expand")
+    if expanded is not None:
+        return _side_by_side(reshape.inputs[0], reshape.outputs[0]) and width_of(expanded.inputs[0]) == 1
     both = stacked(reshape.outputs[0])
     return both is not None and both[0] is both[1]
 
