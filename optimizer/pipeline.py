@@ -10,11 +10,12 @@ from functools import partial
 import torch
 
 from tersor.bindings import Binding, bindings, runs
-from tersor.check import EXACT, failure, judge, structure
+from tersor.check import failure, judge, structure
 from tersor.context import Context, Pass, Site
 from tersor.errors import CaptureError, RewriteError, TersorError
 from tersor.interface import Flat
 from tersor.noise import rounding
+from tersor.probes import are_finite, partly_hidden, small
 from tersor.program import Program
 from tersor.progress import Progress, Silent
 from tersor.quality import Data, Quality
@@ -63,7 +64,7 @@ class Reference:
         except Exception as error:
             line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise CaptureError(f"the captured program does not run on the example inputs: {line}") from error
-        probes = _probes(program)
+        probes = _probes(program, example)
         cases = [*bindings(program, extra), *probes]
         outputs = [example, *(program.run(case.inputs) for case in cases[1:])]
         return cls(program, cases, outputs, probes=len(probes))
@@ -98,13 +99,14 @@ class Reference:
         return self.noises[place]
 
 
-def _probes(program: Program) -> list[Binding]:
-    """The example inputs made small, where an epsilon inside a normalisation decides the result."""
-    if not any(value.dtype in EXACT for value in program.inputs):
-        return []
-    small = tuple(value * 1e-3 if value.dtype in EXACT else value for value in program.inputs)
-    example = {dimension.name: dimension.hint * dimension.step for dimension in program.dimensions.values()}
-    return [Binding(example, small)] if runs(program, small) else []
+def _probes(program: Program, example: Flat) -> list[Binding]:
+    """Cases that no user gave, where the program runs on them; masks may not make a finite output infinite or NaN."""
+    sizes = {dimension.name: dimension.hint * dimension.step for dimension in program.dimensions.values()}
+    made, hiding = small(program.inputs), partly_hidden(program.inputs)
+    probes = [] if made is None or not runs(program, made) else [Binding(sizes, made)]
+    if hiding is not None and runs(program, hiding) and (are_finite(program.run(hiding)) or not are_finite(example)):
+        probes.append(Binding(sizes, hiding))
+    return probes
 
 
 @dataclass

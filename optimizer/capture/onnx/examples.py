@@ -14,9 +14,13 @@ from tersor.capture.onnx.graph import Graph, read_graph
 from tersor.capture.onnx.interface import Axis, Interface, Port, interface_of
 from tersor.capture.onnx.opaque import from_ort, to_ort
 from tersor.errors import InputError
+from tersor.probes import are_finite
 
 Place = tuple[str, int]
 """An input's name and one of its axes."""
+
+KINDS = ("random", "ones", "clear")
+"""Of integers: within what they index; all one. Masks are all one with both, and all zero with the last."""
 
 _IMAGE_SIZES = [(64, 96), (48, 320), (224, 256), (320, 480), (640, 672), (32, 32)]
 _LENGTHS = [16, 24, 40, 64, 128]
@@ -47,25 +51,38 @@ def fitting_inputs(
     _check_sizes(interface, sizes)
     session = _session(file)
     problem = ""
-    bounds = _index_bounds(graph)
-    tried: set[tuple[tuple[int, ...], ...]] = set()
-    for chosen in _choices(interface, sizes):
-        for integers in ("random", "ones"):
-            inputs = _tensors(interface, chosen, bounds, integers, seed)
-            key = (tuple(tuple(t.shape) for t in inputs.values()), (integers == "ones",))
-            if key in tried:
-                continue
-            tried.add(key)  # type: ignore[arg-type]
+    for candidates in _candidates(interface, graph, sizes, seed):
+        odd: tuple[dict[str, torch.Tensor], list[torch.Tensor] | None] | None = None
+        for inputs in candidates:
             try:
                 outputs = None if session is None else _run(session, inputs)
             except Exception as error:  # ONNX Runtime has a dozen exception classes without a common one
                 problem = str(error)
                 continue
-            return inputs, outputs
+            if outputs is None or are_finite(outputs):
+                return inputs, outputs
+            odd = odd or (inputs, outputs)
+        if odd is not None:
+            return odd
     raise InputError(
         f"ONNX Runtime refuses the model with every input tried: {_first_line(problem)}",
         f"give example inputs, or sizes, for {', '.join(str(port) for port in interface.inputs)}",
     )
+
+
+def _candidates(
+    interface: Interface, graph: Graph, sizes: Mapping[str, int], seed: int
+) -> Iterator[list[dict[str, torch.Tensor]]]:
+    """Inputs of each choice of sizes; several where integers and masks may be one thing or another."""
+    bounds = _index_bounds(graph)
+    open_kinds = any(port.is_torch and not TORCH_DTYPES[port.element].is_floating_point for port in interface.inputs)
+    tried: set[tuple[torch.Size, ...]] = set()
+    for chosen in _choices(interface, sizes):
+        made = [_tensors(interface, chosen, bounds, kind, seed) for kind in (KINDS if open_kinds else KINDS[:1])]
+        shapes = tuple(value.shape for value in made[0].values())
+        if shapes not in tried:
+            tried.add(shapes)
+            yield made
 
 
 def axis_key(port: Port, axis: int) -> str:
@@ -163,18 +180,18 @@ def _index_bounds(graph: Graph) -> dict[str, int]:
 
 
 def _tensors(
-    interface: Interface, chosen: Mapping[str, int], bounds: Mapping[str, int], integers: str, seed: int
+    interface: Interface, chosen: Mapping[str, int], bounds: Mapping[str, int], kind: str, seed: int
 ) -> dict[str, torch.Tensor]:
     generator = torch.Generator().manual_seed(seed)
     result = {}
     for port in interface.inputs:
         axes = port.shape or ()
         shape = [axis if isinstance(axis, int) else chosen[axis_key(port, i)] for i, axis in enumerate(axes)]
-        result[port.name] = _values(port, shape, bounds.get(port.name, 2), integers, generator)
+        result[port.name] = _values(port, shape, bounds.get(port.name, 2), kind, generator)
     return result
 
 
-def _values(port: Port, shape: list[int], bound: int, integers: str, generator: torch.Generator) -> torch.Tensor:
+def _values(port: Port, shape: list[int], bound: int, kind: str, generator: torch.Generator) -> torch.Tensor:
     if not port.is_torch:
         raise InputError(f"input '{port.name}' is no tensor of a type that torch has", "give example inputs")
     dtype = TORCH_DTYPES[port.element]
@@ -182,8 +199,8 @@ def _values(port: Port, shape: list[int], bound: int, integers: str, generator: 
         return torch.randn(shape, generator=generator).to(dtype)
     if dtype.is_complex or dtype.is_floating_point:
         return torch.randn(shape, generator=generator).clamp(-2, 2).to(dtype)
-    if dtype == torch.bool or "mask" in port.name.lower() or integers == "ones":
-        return torch.ones(shape, dtype=dtype)
+    if dtype == torch.bool or "mask" in port.name.lower() or kind == "ones":
+        return torch.zeros(shape, dtype=dtype) if kind == "clear" else torch.ones(shape, dtype=dtype)
     return torch.randint(0, max(bound, 1), shape, generator=generator).to(dtype)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from tersor.capture.onnx.parity import check_parity
 from tersor.capture.onnx.regions import check_border
 from tersor.capture.onnx.replay import Replay
 from tersor.errors import InputError
+from tersor.probes import are_finite, partly_hidden
 
 
 @dataclass(frozen=True)
@@ -75,12 +77,13 @@ def import_onnx(
     else:
         example = _larger(file, interface, given)
         wanted = reference_outputs(file, example)
+    cases = [(example, wanted), *_hiding(file, example)]
     replay = Replay(graph).eval()  # only now, so that its tensors and ONNX Runtime's never coexist
     with torch.no_grad():
-        checked = check_parity(graph, replay(*example.values()), wanted)
+        found = [check_parity(graph, replay(*inputs.values()), outputs) for inputs, outputs in cases]
         shapes, notes = dynamic_axes(interface, example, dynamic)
         exported, more = exported_with(replay, example, shapes, lambda inputs: _accepts(file, inputs))
-    notes = [*checked, *notes, *more, *fixed_axes(interface, exported, shapes)]
+    notes = [*dict.fromkeys(chain(*found)), *notes, *more, *fixed_axes(interface, exported, shapes)]
     notes += [f"kept verbatim: {node.nodes[0].op_type} '{node.outputs[0]}': {node.reason}"
               for node in replay.opaque_nodes.values()]  # fmt: skip
     return Imported(
@@ -94,6 +97,21 @@ def import_onnx(
         buffer_names=dict(replay.buffer_names),
         given=None if example is given else given,
     )
+
+
+def _hiding(
+    file: ModelFile, example: Mapping[str, torch.Tensor]
+) -> list[tuple[dict[str, torch.Tensor], list[torch.Tensor]]]:
+    """The example with masks that hide something, and what ONNX Runtime returns: only there a wrong mask shows."""
+    made = partly_hidden(list(example.values()))
+    if made is None:
+        return []
+    inputs = dict(zip(example, made, strict=True))
+    try:
+        outputs = reference_outputs(file, inputs)
+    except InputError:
+        return []
+    return [] if outputs is None or not are_finite(outputs) else [(inputs, outputs)]
 
 
 def _larger(file: ModelFile, interface: Interface, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

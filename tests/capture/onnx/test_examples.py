@@ -63,6 +63,18 @@ def test_masks_are_ones_and_axis_sums_are_kept() -> None:
     assert run(proto, example)[0].shape == tuple(example["attention_mask"].shape)
 
 
+def test_a_mask_that_hides_everything_when_it_is_one_is_zero() -> None:
+    nodes = [
+        helper.make_node("Where", ["padded", "low", "x"], ["scores"]),
+        helper.make_node("Softmax", ["scores"], ["y"], axis=-1),
+    ]
+    inputs = [value("padded", ["batch", "length"], TensorProto.BOOL), value("x", ["batch", "length"])]
+    proto = model(nodes, inputs, [value("y", None)], {"low": np.array(-np.inf, np.float32)})
+    example = example_inputs(proto)
+    assert not example["padded"].any()
+    assert np.isfinite(run(proto, example)[0]).all()
+
+
 def test_other_sizes_are_tried_when_the_runtime_refuses() -> None:
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
     proto = model(nodes, [value("x", ["n"])], [value("y", None)], {"shape": np.array([-1, 40])})
