@@ -61,8 +61,8 @@ def examine(case: str) -> dict[str, Any]:
             "inductor": partial(_inductor, model, args, kwargs),
             "tersor_dynamo": lambda: _tersor_onnx(files[True]()),
             "tersor_script": lambda: _tersor_onnx(files[False]()),
-            "ort_dynamo": lambda: _ort(files[True](), MODELS.get(name, "bert")),
-            "ort_script": lambda: _ort(files[False](), MODELS.get(name, "bert")),
+            "ort_dynamo": lambda: _ort(files[True](), MODELS.get(name, "bert"), *_widths(model)),
+            "ort_script": lambda: _ort(files[False](), MODELS.get(name, "bert"), *_widths(model)),
             "script_dynamo": lambda: _onnxscript(files[True]()),
         }
         for way, count in ways.items():
@@ -167,14 +167,22 @@ def _inductor(model: Any, args: Any, kwargs: Any) -> int:
     return found
 
 
-def _ort(path: Path, kind: str) -> int:
+def _widths(model: Any) -> tuple[int, int]:
+    """Heads and channels, which ONNX Runtime's optimizer asks its user for."""
+    from tests.passes.attention_spellings import E, H
+
+    config = getattr(model, "config", None)
+    return (H, H * E) if config is None else (config.num_attention_heads, config.hidden_size)
+
+
+def _ort(path: Path, kind: str, heads: int, channels: int) -> int:
     import logging
 
     import onnx
     from onnxruntime.transformers.optimizer import optimize_model
 
     logging.disable(logging.WARNING)
-    made = optimize_model(str(path), model_type=kind, num_heads=0, hidden_size=0, opt_level=0).model
+    made = optimize_model(str(path), kind, num_heads=heads, hidden_size=channels, opt_level=0).model
     return sum(node.op_type in FUSED for node in made.graph.node) - _fused(onnx.load(path))
 
 

@@ -85,6 +85,19 @@ def _exponentials(peak_of: Callable[[Any, Any], Any]) -> Callable[..., Any]:
     return pattern
 
 
+def _widened_exponentials(x: Any, dim: Any, peak: Any, wide: Any, narrow: Any, sums: Any) -> Any:
+    """As torch.onnx writes it in half precision, for runtimes that reduce in single precision only."""
+    most = aten._to_copy(aten.amax(aten._to_copy(x, dtype=wide), peak, True), dtype=narrow)
+    powers = aten.exp(x - most)
+    return powers / aten._to_copy(aten.sum(aten._to_copy(powers, dtype=wide), dim, True, dtype=sums), dtype=narrow)
+
+
+def _widened_check(match: Match) -> str | None:
+    x, wide, sums = tensor(match["x"]), match["wide"], match["sums"]
+    wider = x is not None and match["narrow"] == x.dtype and torch.promote_types(wide, x.dtype) == wide
+    return _softmax_check(match) if wider and sums in (None, wide) else ""
+
+
 def _overflowing_softmax(x: Any, dim: Any) -> Any:
     powers = aten.exp(x)
     return powers / aten.sum(powers, dim, True)
@@ -93,6 +106,7 @@ def _overflowing_softmax(x: Any, dim: Any) -> Any:
 _SOFTMAX = (
     Rule("softmax", _exponentials(lambda x, d: aten.amax(x, d, True)), _as_softmax, _softmax_check),
     Rule("softmax", _exponentials(lambda x, d: aten.max(x, d, True)[0]), _as_softmax, _softmax_check),
+    Rule("softmax", _widened_exponentials, _as_softmax, _widened_check),
     Rule(
         "softmax",
         _overflowing_softmax,

@@ -300,6 +300,13 @@ def softmax_by_hand(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 @spelled()
+def softmax_by_hand_reduced_in_single_precision(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    scores = q @ k.transpose(-2, -1) * E**-0.5
+    powers = torch.exp(scores - scores.float().amax(-1, keepdim=True).to(q.dtype))
+    return (powers / powers.float().sum(-1, keepdim=True).to(q.dtype)) @ v
+
+
+@spelled()
 def softmax_after_the_maximum(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     scores = q @ k.transpose(-2, -1) * E**-0.5
     return (scores - scores.max(dim=-1, keepdim=True).values).softmax(-1) @ v
