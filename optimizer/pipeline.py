@@ -15,7 +15,7 @@ from tersor.context import Context, Pass, Site
 from tersor.errors import CaptureError, RewriteError, TersorError
 from tersor.interface import Flat
 from tersor.noise import rounding
-from tersor.probes import are_finite, partly_hidden, small
+from tersor.probes import are_finite, small, varied
 from tersor.program import Program
 from tersor.progress import Progress, Silent
 from tersor.quality import Data, Quality
@@ -102,7 +102,7 @@ class Reference:
 def _probes(program: Program, example: Flat) -> list[Binding]:
     """Cases that no user gave, where the program runs on them; masks may not make a finite output infinite or NaN."""
     sizes = {dimension.name: dimension.hint * dimension.step for dimension in program.dimensions.values()}
-    made, hiding = small(program.inputs), partly_hidden(program.inputs)
+    made, hiding = small(program.inputs), varied(program.inputs)
     probes = [] if made is None or not runs(program, made) else [Binding(sizes, made)]
     if hiding is not None and runs(program, hiding) and (are_finite(program.run(hiding)) or not are_finite(example)):
         probes.append(Binding(sizes, hiding))

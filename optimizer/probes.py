@@ -1,7 +1,7 @@
 """Inputs that no user gave but that a rewrite must also be right on: small values, and masks that hide something.
 
 Both are made of example inputs, which seldom show what they show: an epsilon matters only where values are small, and a
-mask that is one throughout, as in most examples, might as well not be there.
+mask that is one throughout, or a bias of zeros, as in most examples, might as well not be there.
 """
 
 from __future__ import annotations
@@ -28,17 +28,19 @@ def small(inputs: Sequence[torch.Tensor]) -> Flat | None:
     return tuple(value * SMALL if value.dtype in _FLOATS else value for value in inputs)
 
 
-def partly_hidden(inputs: Sequence[torch.Tensor]) -> Flat | None:
-    """The inputs with the ends of their masks turned, by another share in each row; None where no mask is seen.
+def varied(inputs: Sequence[torch.Tensor]) -> Flat | None:
+    """The inputs with what is the same throughout made to say something; None where there is nothing of the kind.
 
-    A mask is what is one throughout, of any type, or False throughout. Its rows are those of the first axis, and its
-    ends those of the last one. The start of a row always stays, so that nothing is hidden altogether.
+    A mask is what is one throughout, of any type, or False throughout: the ends of its rows are turned, by another
+    share in each row. Its rows are those of the first axis, and its ends those of the last one. The start of a row
+    always stays, so that nothing is hidden altogether. Floating-point numbers that are zero throughout, as a bias of
+    attention or an empty state, become a wave.
 
-    >>> partly_hidden([torch.ones(2, 6, dtype=torch.int64)])
+    >>> varied([torch.ones(2, 6, dtype=torch.int64)])
     (tensor([[1, 1, 1, 0, 0, 0],
             [1, 1, 1, 1, 0, 0]]),)
     """
-    made = tuple(_turned(value) if _is_mask(value) else value for value in inputs)
+    made = tuple(_turned(value) if _is_mask(value) else _wave(value) if _is_zero(value) else value for value in inputs)
     return None if all(new is old for new, old in zip(made, inputs, strict=True)) else made
 
 
@@ -56,6 +58,14 @@ def _turned(mask: torch.Tensor) -> torch.Tensor:
     if mask.dim() > 1:
         turned = turned.reshape(rows, *[1] * (mask.dim() - 2), length)
     return torch.logical_xor(mask, turned).to(mask.dtype)
+
+
+def _is_zero(value: torch.Tensor) -> bool:
+    return value.dtype in _FLOATS and value.numel() > 1 and not bool(value.any())
+
+
+def _wave(value: torch.Tensor) -> torch.Tensor:
+    return torch.arange(value.numel(), device=value.device).sin().to(value.dtype).reshape(value.shape)
 
 
 def are_finite(values: Iterable[torch.Tensor]) -> bool:

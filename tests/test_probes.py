@@ -8,22 +8,27 @@ from torch import fx, nn
 
 from tersor.capture.torch import capture_module
 from tersor.pipeline import Reference, run
-from tersor.probes import partly_hidden, small
+from tersor.probes import small, varied
 from tersor.program import Program
 from tests.faulty import Fault
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.int32, torch.float32])
 def test_every_row_keeps_its_start_and_hides_another_end(dtype: torch.dtype) -> None:
-    made = partly_hidden([torch.ones(3, 1, 2, 12).to(dtype)])
+    made = varied([torch.ones(3, 1, 2, 12).to(dtype)])
     assert made is not None and made[0].dtype == dtype and made[0].shape == (3, 1, 2, 12)
     assert made[0].sum(-1).flatten().tolist() == [6, 6, 8, 8, 9, 9]
     assert bool((made[0][..., 0] == 1).all())
 
 
 def test_what_hides_nothing_may_be_false_throughout() -> None:
-    made = partly_hidden([torch.zeros(1, 4, dtype=torch.bool)])
+    made = varied([torch.zeros(1, 4, dtype=torch.bool)])
     assert made is not None and made[0].tolist() == [[False, False, True, True]]
+
+
+def test_numbers_that_are_zero_throughout_become_a_wave() -> None:
+    made = varied([torch.zeros(2, 3)])
+    assert made is not None and torch.equal(made[0], torch.arange(6).sin().reshape(2, 3))
 
 
 @pytest.mark.parametrize(
@@ -39,7 +44,7 @@ def test_what_hides_nothing_may_be_false_throughout() -> None:
     ids=["a mask with something hidden", "such a Boolean", "types of tokens", "one column", "a number", "empty"],
 )
 def test_other_inputs_stay(value: torch.Tensor) -> None:
-    assert partly_hidden([value, torch.randn(2, 3)]) is None
+    assert varied([value, torch.randn(2, 3)]) is None
 
 
 def test_integers_do_not_get_small() -> None:

@@ -23,7 +23,7 @@ from tersor.capture.onnx.parity import check_parity
 from tersor.capture.onnx.regions import check_border
 from tersor.capture.onnx.replay import Replay
 from tersor.errors import InputError
-from tersor.probes import are_finite, partly_hidden
+from tersor.probes import are_finite, varied
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def _hiding(
     file: ModelFile, example: Mapping[str, torch.Tensor]
 ) -> list[tuple[dict[str, torch.Tensor], list[torch.Tensor]]]:
     """The example with masks that hide something, and what ONNX Runtime returns: only there a wrong mask shows."""
-    made = partly_hidden(list(example.values()))
+    made = varied(list(example.values()))
     if made is None:
         return []
     inputs = dict(zip(example, made, strict=True))
