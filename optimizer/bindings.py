@@ -18,10 +18,16 @@ class Binding:
     Attributes:
         sizes: by dimension name.
         inputs: flat tensors of those sizes.
+        outputs: what the program returned when these were tried; None where they were not.
     """
 
     sizes: dict[str, int]
     inputs: Flat
+    outputs: Flat | None = None
+
+    def outputs_of(self, program: Program) -> Flat:
+        """The outputs of the program that the case was made for, which is not run again where it was tried."""
+        return program.run(self.inputs) if self.outputs is None else self.outputs
 
 
 def bindings(program: Program, extra: Sequence[Flat] = ()) -> list[Binding]:
@@ -33,9 +39,8 @@ def bindings(program: Program, extra: Sequence[Flat] = ()) -> list[Binding]:
     example = {key: dimension.hint for key, dimension in program.dimensions.items()}
     chosen = [Binding(_named(program, example), program.inputs)]
     for sizes in _variations(program.dimensions):
-        inputs = resized(program, sizes)
-        if runs(program, inputs):
-            chosen.append(Binding(_named(program, sizes), inputs))
+        case = tried(program, _named(program, sizes), resized(program, sizes))
+        chosen += [] if case is None else [case]
     chosen += [Binding(_named(program, program.check_inputs(flat)), tuple(flat)) for flat in extra]
     return chosen
 
@@ -81,10 +86,9 @@ def _named(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
     return {program.dimensions[key].name: size * program.dimensions[key].step for key, size in sizes.items()}
 
 
-def runs(program: Program, inputs: Flat) -> bool:
-    """Whether the program takes these inputs."""
+def tried(program: Program, sizes: dict[str, int], inputs: Flat) -> Binding | None:
+    """The case with the program's outputs; None where the program does not take it."""
     try:
-        program.run(inputs)
+        return Binding(sizes, inputs, program.run(inputs))
     except Exception:
-        return False
-    return True
+        return None

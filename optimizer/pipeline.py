@@ -9,7 +9,7 @@ from functools import partial
 
 import torch
 
-from tersor.bindings import Binding, bindings, runs
+from tersor.bindings import Binding, bindings, tried
 from tersor.check import failure, judge, structure
 from tersor.context import Context, Pass, Site
 from tersor.errors import CaptureError, RewriteError, TersorError
@@ -66,7 +66,7 @@ class Reference:
             raise CaptureError(f"the captured program does not run on the example inputs: {line}") from error
         probes = _probes(program, example)
         cases = [*bindings(program, extra), *probes]
-        outputs = [example, *(program.run(case.inputs) for case in cases[1:])]
+        outputs = [example, *(case.outputs_of(program) for case in cases[1:])]
         return cls(program, cases, outputs, probes=len(probes))
 
     def moved(self, program: Program) -> Reference:
@@ -102,11 +102,10 @@ class Reference:
 def _probes(program: Program, example: Flat) -> list[Binding]:
     """Cases that no user gave, where the program runs on them; masks may not make a finite output infinite or NaN."""
     sizes = {dimension.name: dimension.hint * dimension.step for dimension in program.dimensions.values()}
-    made, hiding = small(program.inputs), varied(program.inputs)
-    probes = [] if made is None or not runs(program, made) else [Binding(sizes, made)]
-    if hiding is not None and runs(program, hiding) and (are_finite(program.run(hiding)) or not are_finite(example)):
-        probes.append(Binding(sizes, hiding))
-    return probes
+    made = [inputs and tried(program, sizes, inputs) for inputs in (small(program.inputs), varied(program.inputs))]
+    if made[1] and not are_finite(made[1].outputs_of(program)) and are_finite(example):
+        made.pop()
+    return [case for case in made if case]
 
 
 @dataclass
