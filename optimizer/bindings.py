@@ -45,6 +45,12 @@ def bindings(program: Program, extra: Sequence[Flat] = ()) -> list[Binding]:
     return chosen
 
 
+def elsewhere(program: Program) -> tuple[dict[str, int], Flat] | None:
+    """Other sizes, by dimension name, and the example inputs at them; None where no dimension is dynamic."""
+    other = _variations(program.dimensions)[:1]
+    return (_named(program, other[0]), resized(program, other[0])) if other else None
+
+
 def resized(program: Program, sizes: dict[str, int]) -> Flat:
     """The example inputs at other sizes, by symbol."""
     made = []
@@ -71,12 +77,21 @@ def _variations(dimensions: dict[str, Dimension]) -> list[dict[str, int]]:
     return unique
 
 
-def _another(dimension: Dimension, *, up: bool) -> int:
-    """A size that shares the example's large powers of two, since strides of a network must often divide it."""
+def stepped(size: int, steps: int = 1) -> int:
+    """A size near another that shares its large powers of two, since strides of a network must often divide it.
+
+    >>> stepped(64), stepped(64, -1), stepped(5)
+    (96, 32, 6)
+    """
     step = 1
-    while step < 32 and dimension.hint % (step * 2) == 0 and dimension.hint > step * 2:
+    while step < 32 and size % (step * 2) == 0 and size > step * 2:
         step *= 2
-    size = dimension.hint + step if up else dimension.hint - step
+    return size + steps * step
+
+
+def _another(dimension: Dimension, *, up: bool) -> int:
+    """The next size up or down that the dimension allows."""
+    size = stepped(dimension.hint, 1 if up else -1)
     low = max(dimension.minimum, 1)
     high = dimension.maximum if dimension.maximum is not None else max(size, low)
     return min(max(size, low), high)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def load_onnx(source: Any, inputs: Any = None, sizes: Mapping[str, int] | None =
     _refuse_fixed_by_example(program, imported)
     program.given = None if imported.given is None else tuple(imported.given.values())
     program.opaque = dict(imported.opaque)
-    program.notes = list(imported.notes)
+    program.notes = list(dict.fromkeys([*imported.notes, *imported.agreement.check(partial(_at_fitting, program))]))
     ports = (*imported.interface.inputs, *imported.interface.outputs)
     axis_names = {
         (port.name, axis): size for port in ports for axis, size in enumerate(port.shape or ()) if isinstance(size, str)
@@ -96,6 +97,12 @@ def load_onnx(source: Any, inputs: Any = None, sizes: Mapping[str, int] | None =
     metadata = _metadata(imported.interface)
     program.interface = replace(program.interface, axis_names=axis_names, metadata=metadata)
     return program
+
+
+def _at_fitting(program: Program, *inputs: torch.Tensor) -> Sequence[torch.Tensor]:
+    """The outputs at sizes that the program takes; InputError at others."""
+    program.check_inputs(inputs)
+    return program.run(inputs)
 
 
 def _refuse_fixed_by_example(program: Program, imported: Any) -> None:

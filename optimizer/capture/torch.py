@@ -14,6 +14,7 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.utils import _pytree as pytree
 
+from tersor.capture.agreement import check_capture
 from tersor.capture.exported import from_exported
 from tersor.capture.grow import grown
 from tersor.capture.signature import tables_made_once
@@ -32,20 +33,22 @@ def capture_module(model: torch.nn.Module, inputs: Any, dynamic: Any = None) -> 
 
     Raises:
         UsageError: the model is in training mode, or is not deterministic.
-        CaptureError: torch.export refuses; the message holds its first line.
+        CaptureError: torch.export refuses, and the message holds its first line; or what it captured is not the model.
     """
     _refuse_training(model)
     args, kwargs = split_inputs(inputs)
     parameters = inspect.signature(model.forward)
     bound = bind(parameters, args, kwargs)
     arguments = parameters.bind(*args, **kwargs)
-    _register_dataclasses(bound, _run_twice(model, arguments.args, arguments.kwargs))
+    result = _run_twice(model, arguments.args, arguments.kwargs)
+    _register_dataclasses(bound, result)
     leaves, in_spec = pytree.tree_flatten(bound)
     larger = _larger(model, arguments, leaves, in_spec, dynamic)
     exported = _export(model, arguments.args, arguments.kwargs, dynamic)
     names = dimension_names(dynamic, bound)
     program = from_exported(exported, larger or leaves, names, parameters=parameters, in_spec=in_spec)
     program.given = program.interface.flatten(args, kwargs) if larger else None
+    check_capture(program, model, None if larger else result)
     return program
 
 
@@ -83,7 +86,9 @@ def capture_exported(exported: ExportedProgram) -> Program:
     parameters = _signature_of(exported, len(args), names)
     bound = bind(parameters, args, kwargs)
     leaves, in_spec = pytree.tree_flatten(bound)
-    return from_exported(exported, leaves, parameters=parameters, in_spec=in_spec)
+    program = from_exported(exported, leaves, parameters=parameters, in_spec=in_spec)
+    check_capture(program, exported.module(check_guards=False))
+    return program
 
 
 def _signature_of(exported: ExportedProgram, positional: int, keywords: Sequence[str]) -> inspect.Signature:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import onnxruntime
 import torch
@@ -137,15 +137,26 @@ def _assigned(
     for key, port, axis in sorted(places, key=lambda place: "+" in place[0]):  # sums after their parts
         if key in chosen:
             continue
-        parts = _SUM.match(key)
-        if parts and all(part in chosen or part.isdigit() for part in parts.groups()):
-            chosen[key] = sum(chosen.get(part, int(part) if part.isdigit() else 0) for part in parts.groups())
+        if (total := summed(key, chosen)) is not None:
+            chosen[key] = total
             continue
         wanted = _usual(port, axis, key, (batch, height, width, length))
         while distinct and wanted in chosen.values():
             wanted += 32 if wanted >= 32 else 1
         chosen[key] = wanted
     return chosen
+
+
+def summed(key: str, chosen: Mapping[str, int]) -> int | None:
+    """The size of an axis that is called a sum of others; None where it is not, or they are not known.
+
+    >>> summed("past + sequence", {"past": 3, "sequence": 2}), summed("past + 1", {"past": 3}), summed("past", {})
+    (5, 4, None)
+    """
+    parts = _SUM.match(key)
+    if not parts or not all(part in chosen or part.isdigit() for part in parts.groups()):
+        return None
+    return sum(chosen.get(part, int(part) if part.isdigit() else 0) for part in parts.groups())
 
 
 def _dynamic_axes(port: Port) -> list[int]:
@@ -221,6 +232,18 @@ def _session(file: ModelFile) -> onnxruntime.InferenceSession | None:
 def _run(session: onnxruntime.InferenceSession, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
     feeds = {name: to_ort(tensor) for name, tensor in inputs.items()}
     return [from_ort(value) for value in session.run_with_ort_values(None, feeds)]
+
+
+def answers(file: ModelFile, inputs: Sequence[Mapping[str, torch.Tensor]]) -> list[list[torch.Tensor] | None]:
+    """What ONNX Runtime returns for each of several inputs; None where it refuses them."""
+    session = _session(file) if inputs else None
+    found: list[list[torch.Tensor] | None] = []
+    for item in inputs:
+        try:
+            found.append(None if session is None else _run(session, item))
+        except Exception:  # ONNX Runtime has a dozen exception classes without a common one
+            found.append(None)
+    return found
 
 
 def reference_outputs(file: ModelFile, inputs: Mapping[str, torch.Tensor]) -> list[torch.Tensor] | None:

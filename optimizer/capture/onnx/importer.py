@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any
 
 import torch
@@ -13,17 +12,17 @@ from torch.export import ExportedProgram
 import tersor.capture.onnx.operators  # noqa: F401  registers the operator functions
 from tersor.capture.grow import grown
 from tersor.capture.onnx.axes import dynamic_axes, exported_with, fixed_axes
+from tersor.capture.onnx.cases import Case, further_cases
 from tersor.capture.onnx.dtypes import TORCH_DTYPES
 from tersor.capture.onnx.examples import axis_key, fitting_inputs, is_dynamic, reference_outputs
 from tersor.capture.onnx.files import ModelFile, Source, read_model
 from tersor.capture.onnx.graph import read_graph
 from tersor.capture.onnx.interface import Interface, interface_of
 from tersor.capture.onnx.opaque import OpaqueNode
-from tersor.capture.onnx.parity import check_parity
+from tersor.capture.onnx.parity import Agreement
 from tersor.capture.onnx.regions import check_border
 from tersor.capture.onnx.replay import Replay
 from tersor.errors import InputError
-from tersor.probes import are_finite, varied
 
 
 @dataclass(frozen=True)
@@ -37,6 +36,7 @@ class Imported:
         opaque: nodes that ONNX Runtime runs, by the key that their calls pass.
         notes: what the user should know: opaque nodes, axes that could not stay dynamic, each with its reason.
         buffer_names: ONNX name of each constant -> name of its buffer in the program.
+        agreement: with what ONNX Runtime returns, which what is made of the program is compared, too.
     """
 
     exported: ExportedProgram
@@ -47,6 +47,7 @@ class Imported:
     opaque: dict[str, OpaqueNode]
     notes: list[str]
     buffer_names: dict[str, str]
+    agreement: Agreement
     given: dict[str, torch.Tensor] | None = None
 
 
@@ -77,13 +78,14 @@ def import_onnx(
     else:
         example = _larger(file, interface, given)
         wanted = reference_outputs(file, example)
-    cases = [(example, wanted), *_hiding(file, example)]
+    cases = [Case(example, wanted), *further_cases(file, interface, example)]
     replay = Replay(graph).eval()  # only now, so that its tensors and ONNX Runtime's never coexist
+    agreement = Agreement.of(graph, cases)
     with torch.no_grad():
-        found = [check_parity(graph, replay(*inputs.values()), outputs) for inputs, outputs in cases]
+        checked = agreement.check(replay)
         shapes, notes = dynamic_axes(interface, example, dynamic)
         exported, more = exported_with(replay, example, shapes, lambda inputs: _accepts(file, inputs))
-    notes = [*dict.fromkeys(chain(*found)), *notes, *more, *fixed_axes(interface, exported, shapes)]
+    notes = [*checked, *notes, *more, *fixed_axes(interface, exported, shapes)]
     notes += [f"kept verbatim: {node.nodes[0].op_type} '{node.outputs[0]}': {node.reason}"
               for node in replay.opaque_nodes.values()]  # fmt: skip
     return Imported(
@@ -95,23 +97,9 @@ def import_onnx(
         opaque=dict(replay.opaque_nodes),
         notes=notes,
         buffer_names=dict(replay.buffer_names),
+        agreement=agreement,
         given=None if example is given else given,
     )
-
-
-def _hiding(
-    file: ModelFile, example: Mapping[str, torch.Tensor]
-) -> list[tuple[dict[str, torch.Tensor], list[torch.Tensor]]]:
-    """The example with masks that hide something, and what ONNX Runtime returns: only there a wrong mask shows."""
-    made = varied(list(example.values()))
-    if made is None:
-        return []
-    inputs = dict(zip(example, made, strict=True))
-    try:
-        outputs = reference_outputs(file, inputs)
-    except InputError:
-        return []
-    return [] if outputs is None or not are_finite(outputs) else [(inputs, outputs)]
 
 
 def _larger(file: ModelFile, interface: Interface, given: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

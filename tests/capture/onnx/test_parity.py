@@ -37,3 +37,11 @@ def test_a_wrong_mask_is_found_though_the_made_up_one_hides_nothing(monkeypatch:
     proto = model(nodes, inputs, [value("y", ["n", 4])], {"low": np.array(-5, np.float32)})
     with pytest.raises(CaptureError, match="'y' differs by"):
         import_onnx(proto)
+
+
+def test_what_is_right_at_the_example_alone_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = registry.Operator(lambda node, x: torch.relu(x) * (1 if x.shape[0] == 2 else 1.01), 1)
+    monkeypatch.setitem(registry._TENSOR, ("", "Relu"), [wrong])
+    proto = model([helper.make_node("Relu", ["x"], ["y"])], [value("x", ["n", 3])], [value("y", ["n", 3])])
+    with pytest.raises(CaptureError, match="'y' differs by"):
+        import_onnx(proto)
