@@ -32,18 +32,18 @@ def further_cases(file: ModelFile, interface: Interface, example: Mapping[str, t
 
 
 def _larger(interface: Interface, example: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor] | None:
-    """The example repeated along every dynamic axis to a larger size; None where no axis is dynamic."""
+    """The example repeated along dynamic axes to a larger size; None where no axis is dynamic, or one is empty."""
     places = [
         (port, axis) for port in interface.inputs for axis, size in enumerate(port.shape or ()) if is_dynamic(size)
     ]
-    if not places:
-        return None
     sizes = {axis_key(port, axis): example[port.name].shape[axis] for port, axis in places}
+    if not sizes or not all(sizes.values()):
+        return None
     parts = {key: stepped(size) for key, size in sizes.items()}
     made = dict(example)
     for port, axis in places:
         key, value = axis_key(port, axis), made[port.name]
         total = summed(key, parts)
-        index = torch.arange(parts[key] if total is None else total) % max(value.shape[axis], 1)
+        index = torch.arange(parts[key] if total is None else total) % value.shape[axis]
         made[port.name] = value.index_select(axis, index)
     return made
