@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -86,9 +87,16 @@ def test_a_program_made_of_a_file_is_compared_with_onnx_runtime(monkeypatch: pyt
         sources.load_onnx(proto)
 
 
-def _tampered(*args: Any, **kwargs: Any) -> Program:
+def test_a_program_that_does_not_run_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    proto = model([helper.make_node("Relu", ["x"], ["y"])], [value("x", ["n", 3])], [value("y", ["n", 3])])
+    monkeypatch.setattr("tersor.capture.exported.from_exported", partial(_tampered, target=aten.t.default, rest=(1, 2)))
+    with pytest.raises(CaptureError, match="does not run on the example inputs"):
+        sources.load_onnx(proto)
+
+
+def _tampered(*args: Any, target: Any = aten.neg.default, rest: tuple[int, ...] = (), **kwargs: Any) -> Program:
     program = from_exported(*args, **kwargs)
     for node in program.nodes:
         if node.target is aten.relu.default:
-            node.target = aten.neg.default
+            node.target, node.args = target, (*node.args, *rest)
     return program

@@ -10,7 +10,7 @@ import torch
 from tersor.capture.onnx.cases import Case
 from tersor.capture.onnx.graph import Graph
 from tersor.capture.onnx.interface import Port
-from tersor.errors import CaptureError
+from tersor.errors import CaptureError, TersorError
 
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 """Operators whose results differ from run to run. (Dropout counts when it is in training mode.)"""
@@ -48,16 +48,20 @@ class Agreement:
         Of the cases after the first, those that ``run`` does not take are left out: it may have fixed an axis.
 
         Raises:
-            CaptureError: a floating-point output differs by more than 1e-4 + 1e-3 of its largest item (float32).
+            CaptureError: the first case is not taken; or a floating-point output differs by more than 1e-4 + 1e-3 of
+                its largest item (float32).
         """
         notes = []
         for number, case in enumerate(self.cases):
             try:
                 got = run(*case.inputs.values())
-            except Exception:
-                if not number:
+            except Exception as error:
+                if number:
+                    continue
+                if isinstance(error, TersorError):
                     raise
-                continue
+                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                raise CaptureError(f"what was captured does not run on the example inputs: {line}") from error
             if not self.note and case.outputs is not None:
                 notes += _compared(self.ports, got, case.outputs)
         return [self.note] if self.note else list(dict.fromkeys(notes))
