@@ -56,7 +56,8 @@ def _inputs(name: str, generator: torch.Generator) -> tuple[Any, ...]:
     if name.startswith("raft"):
         return random(2, 3, 128, 128), random(2, 3, 128, 128)
     if name.startswith(VIDEO):
-        return (random(2, 3, 16, 224 if name.startswith("mvit") else 112, 224 if name.startswith("mvit") else 112),)
+        side = 224 if name.startswith(("mvit", "s3d")) else 112
+        return (random(2, 3, 16, side, side),)
     size = SIZES.get(name, 224)
     return (random(2, 3, size, size),)
 
