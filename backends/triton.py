@@ -13,8 +13,8 @@ import torch
 from tersor.backend import Compiled, Finding
 from tersor.backends._deploy import make_folder, write_script
 from tersor.backends._inductor_warnings import quiet
-from tersor.errors import BackendError
-from tersor.export.reexport import first_line, reexport
+from tersor.errors import BackendError, first_line
+from tersor.export.reexport import reexport
 from tersor.interface import Flat
 from tersor.program import Program
 from tersor.target import Target, known

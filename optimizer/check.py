@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from tersor.bindings import Binding
+from tersor.errors import first_line
 from tersor.interface import Flat
 from tersor.program import Program
 from tersor.report.model import Parity
@@ -161,7 +162,7 @@ def judge(
         try:
             got = run(*case.inputs)
         except Exception as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            line = first_line(error)
             results.append(Parity(f"{what}: raises {type(error).__name__}: {line}", case.sizes, {}, False))
             continue
         parity = compare(what, names, wanted, got, case.sizes, floor=floor)

@@ -82,3 +82,13 @@ class MetricError(TersorError):
     """The user's metric raised, or returned no finite number."""
 
     exit_code = 11
+
+
+def first_line(error: BaseException) -> str:
+    """What an exception says, in one line.
+
+    >>> first_line(ValueError("no\\nmore"))
+    'no'
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__

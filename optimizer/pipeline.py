@@ -12,7 +12,7 @@ import torch
 from tersor.bindings import Binding, bindings, tried
 from tersor.check import failure, judge, structure
 from tersor.context import Context, Pass, Site
-from tersor.errors import CaptureError, RewriteError, TersorError
+from tersor.errors import CaptureError, RewriteError, TersorError, first_line
 from tersor.interface import Flat
 from tersor.noise import rounding
 from tersor.probes import are_finite, small, varied
@@ -62,7 +62,7 @@ class Reference:
         try:
             example = program.run(program.inputs)
         except Exception as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            line = first_line(error)
             raise CaptureError(f"the captured program does not run on the example inputs: {line}") from error
         probes = _probes(program, example)
         cases = [*bindings(program, extra), *probes]

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from tersor.errors import MetricError
+from tersor.errors import MetricError, first_line
 from tersor.interface import Flat
 from tersor.program import Program
 
@@ -88,7 +88,7 @@ def _checked(metric: Metric) -> Callable[[Program], float]:
         try:
             value = float(metric(program))
         except Exception as error:
-            line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            line = first_line(error)
             raise MetricError(
                 f"the metric raised {type(error).__name__}: {line}", "it is called with a model and returns a number"
             ) from error

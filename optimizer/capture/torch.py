@@ -18,7 +18,7 @@ from tersor.capture.agreement import check_capture
 from tersor.capture.exported import from_exported
 from tersor.capture.grow import grown
 from tersor.capture.signature import tables_made_once
-from tersor.errors import CaptureError, InputError, UsageError
+from tersor.errors import CaptureError, InputError, UsageError, first_line
 from tersor.interface import bind
 from tersor.program import Program
 
@@ -131,7 +131,7 @@ def _run_twice(model: torch.nn.Module, args: Sequence[Any], kwargs: Mapping[str,
             first, second = model(*args, **kwargs), model(*args, **kwargs)
     except Exception as error:
         raise InputError(
-            f"the model raises {type(error).__name__} on the example inputs: {_first_line(error)}",
+            f"the model raises {type(error).__name__} on the example inputs: {first_line(error)[:300]}",
             "give inputs that model(*inputs) accepts",
         ) from error
     for a, b in zip(pytree.tree_leaves(first), pytree.tree_leaves(second), strict=False):
@@ -156,7 +156,7 @@ def _export(model: torch.nn.Module, args: Any, kwargs: Any, dynamic: Any) -> Exp
             return torch.export.export(model, tuple(args), dict(kwargs), dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         reason, remedy = _of_dimensions(str(error)) or (
-            _first_line(error), "capture a sub-module, or give other example inputs or dynamic dimensions",
+            first_line(error)[:300], "capture a sub-module, or give other example inputs or dynamic dimensions",
         )  # fmt: skip
         raise CaptureError(f"torch.export cannot capture the model: {reason}", remedy) from error
 
@@ -183,11 +183,6 @@ def _without_graph_dumps() -> Iterator[None]:
     nowhere = io.StringIO()
     with contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
         yield
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__
 
 
 def dimension_names(dynamic: Any, bound: Mapping[str, Any]) -> dict[tuple[int, int], str]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tersor.errors import InputError, ModelFileError, UsageError
+from tersor.errors import InputError, ModelFileError, UsageError, first_line
 
 if TYPE_CHECKING:
     from tersor.program import Program
@@ -178,7 +178,7 @@ def metric(name: str | None) -> Callable[[Any], float] | None:
     try:
         found = getattr(importlib.import_module(module), function)
     except Exception as error:  # whatever the user's module raises
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = first_line(error)
         raise UsageError(f"--metric {name!r} cannot be loaded: {type(error).__name__}: {line}", "check it") from None
     finally:
         sys.path.pop(0)

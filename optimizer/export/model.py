@@ -14,12 +14,12 @@ import onnx_ir as ir
 import torch
 from torch.export import ExportedProgram
 
-from tersor.errors import ExportError
+from tersor.errors import ExportError, first_line
 from tersor.export.clean import Layout, clean, for_cpu_runtimes
 from tersor.export.interface import restore_interface
 from tersor.export.placeholders import prepared
 from tersor.export.quantized import least_opset
-from tersor.export.reexport import first_line, reexport
+from tersor.export.reexport import reexport
 from tersor.export.translations import translation_table
 from tersor.export.translator import remembered_table
 from tersor.export.verbatim import restore_verbatim

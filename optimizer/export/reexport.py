@@ -13,7 +13,7 @@ from torch.export import Dim, ExportedProgram
 from torch.fx.experimental import _config as symbolic_shapes
 
 from tersor.capture.signature import tables_made_once
-from tersor.errors import ExportError
+from tersor.errors import ExportError, first_line
 from tersor.program import Program, Size
 
 _UNBOUNDED = 2**31 - 1
@@ -99,13 +99,3 @@ def is_dynamic(size: Size) -> bool:
     (False, True, False)
     """
     return isinstance(size, sympy.Expr) and not size.is_Integer
-
-
-def first_line(error: BaseException) -> str:
-    """What an exception says, in one line.
-
-    >>> first_line(ValueError("no\\nmore"))
-    'no'
-    """
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

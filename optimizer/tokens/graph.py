@@ -11,7 +11,7 @@ from torch import fx
 from torch._dispatch.python import enable_python_dispatcher
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from tersor.errors import RewriteError
+from tersor.errors import RewriteError, first_line
 from tersor.program import Program
 from tersor.rewrite import annotate, fake_mode, insert_weight
 
@@ -60,5 +60,5 @@ def _traced(function: Callable[..., Any], args: tuple[fx.Node | None, ...], mode
         with torch.no_grad(), mode or contextlib.nullcontext(), enable_python_dispatcher():
             return make_fx(flat, pre_dispatch=True)(*given)
     except Exception as error:
-        line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        line = first_line(error)
         raise RewriteError(f"{getattr(function, '__name__', 'a function')} does not fit its inputs: {line}") from error

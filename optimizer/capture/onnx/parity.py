@@ -10,7 +10,7 @@ import torch
 from tersor.capture.onnx.cases import Case
 from tersor.capture.onnx.graph import Graph
 from tersor.capture.onnx.interface import Port
-from tersor.errors import CaptureError, TersorError
+from tersor.errors import CaptureError, TersorError, first_line
 
 RANDOM = {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 """Operators whose results differ from run to run. (Dropout counts when it is in training mode.)"""
@@ -60,7 +60,7 @@ class Agreement:
                     continue
                 if isinstance(error, TersorError):
                     raise
-                line = (str(error).strip() or type(error).__name__).splitlines()[0]
+                line = first_line(error)
                 raise CaptureError(f"what was captured does not run on the example inputs: {line}") from error
             if not self.note and case.outputs is not None:
                 notes += _compared(self.ports, got, case.outputs)
