@@ -36,9 +36,8 @@ def check_capture(program: Program, model: Callable[..., Any], example: Any = No
     cases: list[Binding] = []
     for case in _cases(program):
         result = example if example is not None and not cases else _called(program.interface, model, case.inputs)
-        outputs = None if result is None else _tensors(program.interface, result)
-        if outputs is not None:
-            wanted.append(outputs)
+        if result is not None:
+            wanted.append(_tensors(program.interface, result))
             cases.append(case)
 
     def noise(position: int) -> list[float]:
@@ -78,10 +77,32 @@ def _called(interface: Interface, model: Callable[..., Any], inputs: Flat) -> An
         return None
 
 
-def _tensors(interface: Interface, result: Any) -> Flat | None:
-    """The tensors that stand for the program's outputs, in order; None where the result is built otherwise."""
-    leaves = pytree.tree_leaves(result)
-    if len(leaves) != len(interface.out_leaves):
-        return None
-    found = {slot: leaf for leaf, slot in zip(leaves, interface.out_leaves, strict=True) if slot is not None}
+def _tensors(interface: Interface, result: Any) -> Flat:
+    """What stands for the program's outputs, in order.
+
+    Raises:
+        CaptureError: the result is built otherwise, or holds another constant than at capture.
+    """
+    leaves, captured = pytree.tree_leaves(result), len(interface.out_leaves)
+    if len(leaves) != captured:
+        raise CaptureError(
+            f"the model returns {len(leaves)} values, and what torch.export captured returns {captured}",
+            "let it return as many whatever its inputs, or capture the part that does",
+        )
+    found = {}
+    for place, (leaf, slot) in enumerate(zip(leaves, interface.out_leaves, strict=True)):
+        if slot is not None:
+            found[slot] = leaf
+        elif not _same(leaf, interface.out_fixed.get(place)):
+            raise CaptureError(
+                f"value {place} of the result is {leaf!r}, and was {interface.out_fixed.get(place)!r} at capture",
+                "return it as a tensor, or leave it out",
+            )
     return tuple(found[slot] for slot in range(len(found)))
+
+
+def _same(value: Any, fixed: Any) -> bool:
+    """Whether a value that is no tensor is the one that was captured; what cannot be compared is taken for it."""
+    if isinstance(value, bool | int | float | str | bytes | type(None)):
+        return bool(value == fixed or value != value)
+    return not isinstance(value, torch.Tensor) or isinstance(fixed, torch.Tensor)

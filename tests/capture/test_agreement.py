@@ -59,6 +59,25 @@ def test_the_same_function_in_other_words_is_taken() -> None:
     assert [str(dimension.name) for dimension in program.dimensions.values()] == ["batch", "length"]
 
 
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        (lambda x, many: (x, x + 1) if many else (x,), "returns 2 values.*captured returns 1"),
+        (lambda x, many: (x, "many" if many else "few"), "'many', and was 'few' at capture"),
+        (lambda x, many: (x, None if many else 3), "None, and was 3 at capture"),
+        (lambda x, many: (x, x[0, 0] if many else None), "and was None at capture"),
+    ],
+    ids=["another number of outputs", "another text", "nothing instead of a number", "a tensor instead of nothing"],
+)
+def test_a_result_that_is_built_otherwise_is_refused(result: Callable[..., Any], message: str) -> None:
+    class Branching(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            return result(x * 2, not torch.compiler.is_exporting() and x.shape[1] > 5)
+
+    with pytest.raises(CaptureError, match=message):
+        load(Branching().eval(), (torch.randn(3, 5),), {"x": {1: torch.export.Dim("length")}})
+
+
 def test_sizes_that_the_model_refuses_are_not_asked_for() -> None:
     class Short(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
