@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from tersor.interface import Flat
+from tersor.probes import small, varied
 from tersor.program import Dimension, Program, evaluate
 
 
@@ -19,11 +20,13 @@ class Binding:
         sizes: by dimension name.
         inputs: flat tensors of those sizes.
         outputs: what the program returned when these were tried; None where they were not.
+        given: what was done to the example inputs besides, such as "with small values".
     """
 
     sizes: dict[str, int]
     inputs: Flat
     outputs: Flat | None = None
+    given: str = ""
 
     def outputs_of(self, program: Program) -> Flat:
         """The outputs of the program that the case was made for, which is not run again where it was tried."""
@@ -36,8 +39,7 @@ def bindings(program: Program, extra: Sequence[Flat] = ()) -> list[Binding]:
     Resized inputs repeat the example's values along the axis, so that indices and masks stay valid. Sizes on which
     the program itself cannot run are left out.
     """
-    example = {key: dimension.hint for key, dimension in program.dimensions.items()}
-    chosen = [Binding(_named(program, example), program.inputs)]
+    chosen = [Binding(_example(program), program.inputs)]
     for sizes in _variations(program.dimensions):
         case = tried(program, _named(program, sizes), resized(program, sizes))
         chosen += [] if case is None else [case]
@@ -49,6 +51,22 @@ def elsewhere(program: Program) -> tuple[dict[str, int], Flat] | None:
     """Other sizes, by dimension name, and the example inputs at them; None where no dimension is dynamic."""
     other = _variations(program.dimensions)[:1]
     return (_named(program, other[0]), resized(program, other[0])) if other else None
+
+
+def hiding(program: Program) -> Binding | None:
+    """The example inputs with masks that hide something; None where there are none, or the program refuses them."""
+    inputs = varied(program.inputs)
+    return None if inputs is None else tried(program, _example(program), inputs, "with masks that hide something")
+
+
+def tiny(program: Program) -> Binding | None:
+    """The example inputs with small values; None where there are no values, or the program refuses them."""
+    inputs = small(program.inputs)
+    return None if inputs is None else tried(program, _example(program), inputs, "with small values")
+
+
+def _example(program: Program) -> dict[str, int]:
+    return _named(program, {key: dimension.hint for key, dimension in program.dimensions.items()})
 
 
 def resized(program: Program, sizes: dict[str, int]) -> Flat:
@@ -101,9 +119,9 @@ def _named(program: Program, sizes: Mapping[str, int]) -> dict[str, int]:
     return {program.dimensions[key].name: size * program.dimensions[key].step for key, size in sizes.items()}
 
 
-def tried(program: Program, sizes: dict[str, int], inputs: Flat) -> Binding | None:
+def tried(program: Program, sizes: dict[str, int], inputs: Flat, given: str = "") -> Binding | None:
     """The case with the program's outputs; None where the program does not take it."""
     try:
-        return Binding(sizes, inputs, program.run(inputs))
+        return Binding(sizes, inputs, program.run(inputs), given)
     except Exception:
         return None

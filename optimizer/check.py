@@ -163,11 +163,13 @@ def judge(
             got = run(*case.inputs)
         except Exception as error:
             line = first_line(error)
-            results.append(Parity(f"{what}: raises {type(error).__name__}: {line}", case.sizes, {}, False))
+            raised = f"{what}: raises {type(error).__name__}: {line}"
+            results.append(Parity(raised, case.sizes, {}, False, case.given))
             continue
         parity = compare(what, names, wanted, got, case.sizes, floor=floor)
         if not parity.passed and noise is not None and _comparable(parity):
             parity = compare(what, names, wanted, got, case.sizes, noise(position), floor=floor)
+        parity.inputs = case.given
         results.append(parity)
     return results
 
@@ -181,10 +183,14 @@ def failure(parities: Sequence[Parity]) -> str | None:
     for parity in parities:
         if parity.passed:
             continue
-        at = ", ".join(f"{name}={size}" for name, size in parity.binding.items())
-        where = f" at {at}" if at else ""
+        where = _where(parity)
         if not parity.outputs:
             return f"{parity.what}{where}"
         name, row = max(parity.outputs.items(), key=lambda item: item[1]["excess"])
         return f"output {name!r} differs by {row['absolute']:.3g} where {row['allowed']:.3g} is allowed{where}"
     return None
+
+
+def _where(parity: Parity) -> str:
+    sizes = ", ".join(f"{name}={size}" for name, size in parity.binding.items())
+    return "".join([f" at {sizes}" if sizes else "", f" {parity.inputs}" if parity.inputs else ""])

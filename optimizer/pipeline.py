@@ -9,13 +9,13 @@ from functools import partial
 
 import torch
 
-from tersor.bindings import Binding, bindings, tried
+from tersor.bindings import Binding, bindings, hiding, tiny
 from tersor.check import failure, judge, structure
 from tersor.context import Context, Pass, Site
 from tersor.errors import CaptureError, RewriteError, TersorError, first_line
 from tersor.interface import Flat
 from tersor.noise import rounding
-from tersor.probes import are_finite, small, varied
+from tersor.probes import are_finite
 from tersor.program import Program
 from tersor.progress import Progress, Silent
 from tersor.quality import Data, Quality
@@ -101,11 +101,10 @@ class Reference:
 
 def _probes(program: Program, example: Flat) -> list[Binding]:
     """Cases that no user gave, where the program runs on them; masks may not make a finite output infinite or NaN."""
-    sizes = {dimension.name: dimension.hint * dimension.step for dimension in program.dimensions.values()}
-    made = [inputs and tried(program, sizes, inputs) for inputs in (small(program.inputs), varied(program.inputs))]
-    if made[1] and not are_finite(made[1].outputs_of(program)) and are_finite(example):
-        made.pop()
-    return [case for case in made if case]
+    masks = hiding(program)
+    if masks and not are_finite(masks.outputs_of(program)) and are_finite(example):
+        masks = None
+    return [case for case in (tiny(program), masks) if case]
 
 
 @dataclass

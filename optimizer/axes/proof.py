@@ -8,7 +8,7 @@ from tersor.axes.analysis import Axes
 from tersor.axes.remove import remove
 from tersor.axes.select import Kept
 from tersor.axes.zeroed import zeroed
-from tersor.bindings import bindings
+from tersor.bindings import bindings, hiding
 from tersor.check import failure, judge
 from tersor.errors import RewriteError
 from tersor.interface import Flat
@@ -19,7 +19,8 @@ from tersor.report.model import Parity
 
 
 def cut(program: Program, axes: Axes, kept: Kept, extra: Sequence[Flat] = ()) -> list[Parity]:
-    """Leave only the kept indices, in place, and compare with the oracle at several sizes of each dynamic dimension.
+    """Leave only the kept indices, in place, and compare with the oracle at several sizes of each dynamic dimension,
+    and where masks hide something.
 
     Args:
         program: the analysed program.
@@ -37,7 +38,8 @@ def cut(program: Program, axes: Axes, kept: Kept, extra: Sequence[Flat] = ()) ->
     before = program.clone()
     remove(program, axes, kept)
     refresh(program)
-    cases = bindings(before, extra)
+    masks = hiding(before)
+    cases = [*bindings(before, extra), *([] if masks is None else [masks])]
     wanted = [zeroed(before, axes, kept, case.inputs) for case in cases]
 
     def noise(position: int) -> list[float]:

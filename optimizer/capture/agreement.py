@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch.utils import _pytree as pytree
 
-from tersor.bindings import Binding, elsewhere, tried
+from tersor.bindings import Binding, elsewhere, hiding, tried
 from tersor.check import RUNTIME_FLOOR, failure, judge
 from tersor.errors import CaptureError
 from tersor.interface import Flat, Interface
 from tersor.noise import rounding
-from tersor.probes import varied
 from tersor.program import Program
 
 
@@ -57,9 +56,8 @@ def check_capture(program: Program, model: Callable[..., Any], example: Any = No
 
 def _cases(program: Program) -> list[Binding]:
     """The example, then what else the program takes."""
-    other, hiding = elsewhere(program), varied(program.inputs)
-    more = [] if other is None else [tried(program, *other)]
-    more += [] if hiding is None else [tried(program, {}, hiding)]
+    other = elsewhere(program)
+    more = [None if other is None else tried(program, *other), hiding(program)]
     return [Binding({}, program.inputs), *(case for case in more if case is not None)]
 
 

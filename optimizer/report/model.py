@@ -27,12 +27,14 @@ class Parity:
         binding: sizes of the dynamic dimensions, by name.
         outputs: per output name: largest absolute difference, largest relative to the output's scale, what is allowed.
         passed: whether every output is within its tolerance.
+        inputs: what was done to the example inputs besides, such as "with masks that hide something".
     """
 
     what: str
     binding: dict[str, int]
     outputs: dict[str, dict[str, float]]
     passed: bool
+    inputs: str = ""
 
 
 @dataclass

@@ -45,7 +45,7 @@ def _capture(traced: Callable[..., Tensor]) -> Program:
     [
         (lambda x, mask: x * mask * x.shape[1] * 1.01, "differs by"),
         (lambda x, mask: x * mask * 5, "at batch=4, length=6"),
-        (lambda x, mask: x * x.shape[1], "differs by"),
+        (lambda x, mask: x * x.shape[1], "at batch=3, length=5 with masks that hide something"),
     ],
     ids=["at the example", "at other sizes", "where a mask hides something"],
 )
