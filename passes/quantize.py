@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 from tersor.context import Context
 from tersor.factor.options import whole
 from tersor.program import Program
 from tersor.quant.attribution import precision, share
-from tersor.quant.fallback import affordable, relieved, within_budget
+from tersor.quant.fallback import fitting
 from tersor.quant.grid import grid
 from tersor.quant.placement import Rules, rules
 from tersor.quant.plan import Layer, candidates
 from tersor.quant.ranges import method
 from tersor.quant.saturation import saturates
 from tersor.quant.seen import enough, smallest
-from tersor.quant.simulate import alone
 from tersor.quant.static import Prepared, prepare
 from tersor.quant.weights import ROUNDINGS
 from tersor.quant.worth import paying
@@ -125,17 +124,9 @@ class Quantize:
 
     def _stay(self, ready: Prepared, context: Context) -> tuple[list[Layer], dict[str, float]]:
         """The layers that the noise and the budget allow, and what each costs alone, where that was looked at."""
-        inputs = smallest(context.calibration or (ready.program.inputs,), LOOKED_AT)
-        wanted = [ready.program.run(flat) for flat in inputs]
-        program, rounding = ready.program, ready.rounding
-        stay, costs = affordable(program, rounding, ready.layers, inputs, wanted, self.noise)
-        if len(stay) > 1 and self.relief and self.noise < 1:
-            costs = costs or alone(program, rounding, ready.layers, inputs[:1], wanted[:1])
-            stay = relieved(program, rounding, stay, inputs, wanted, costs, self.relief)
-        if not stay or ready.accepted(stay, context.quality):
-            return stay, costs
-        costs = costs or alone(program, rounding, ready.layers, inputs[:1], wanted[:1])
-        return within_budget(stay, costs, lambda layers: ready.accepted(layers, context.quality)), costs
+        program, inputs = ready.program, smallest(context.calibration or (ready.program.inputs,), LOOKED_AT)
+        limits: dict[str, Any] = {"noise": self.noise, "relief": self.relief, "quality": context.quality}
+        return fitting(program, ready.rounding, ready.layers, inputs, ready.put, **limits)
 
 
 def _cost(layer: Layer, costs: Mapping[str, float]) -> str:

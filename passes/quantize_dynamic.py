@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, Self
 
 from tersor.context import Context
@@ -11,14 +11,13 @@ from tersor.convolution import CONVOLUTIONS
 from tersor.factor.options import whole
 from tersor.program import Program
 from tersor.quant.attribution import precision
-from tersor.quant.dynamic import RULES, DynamicRounding, put_dynamic
-from tersor.quant.fallback import affordable
+from tersor.quant.dynamic import RULES, DynamicRounding, put_layers
+from tersor.quant.fallback import fitting
 from tersor.quant.grid import grid
-from tersor.quant.insert import put_bias, put_weight
 from tersor.quant.plan import Layer, candidates
 from tersor.quant.saturation import saturates
 from tersor.quant.seen import smallest
-from tersor.quant.weights import Whole, of_layers
+from tersor.quant.weights import of_layers
 from tersor.quant.worth import paying
 from tersor.rewrite_values import key
 from tersor.target import Target
@@ -32,7 +31,8 @@ class QuantizeDynamic:
     """Compute linear layers on eight-bit integers, and quantize what they read by the range that each run shows.
 
     Needs no calibration data, and suits activations whose range differs much from input to input. Convolutions are
-    declined: no runtime has a fast kernel for them whose scales are not known beforehand.
+    declined: no runtime has a fast kernel for them whose scales are not known beforehand. Layers stay in floating point
+    until the rest adds no more than ``noise``, and the metric or the agreement is within the budget.
 
     Attributes:
         weights: format of weights: "int8", or "int7" where sums of products would overflow; "auto" asks the target.
@@ -69,8 +69,8 @@ class QuantizeDynamic:
         looked_at = smallest(context.calibration or (program.inputs,), LOOKED_AT)
         own = of_layers(program, layers, grid(name), "nearest", looked_at, seed=context.seed)
         rounding = DynamicRounding({place: item.values for place, item in own.items()}, self.per)
-        wanted = [program.run(flat) for flat in looked_at]
-        stay, costs = affordable(program, rounding, layers, looked_at, wanted, self.noise)
+        put = partial(put_layers, own=own, on=grid(name), per=self.per)
+        stay, costs = fitting(program, rounding, layers, looked_at, put, noise=self.noise, quality=context.quality)
         told = f"{name} weights{f' ({why})' if why else ''}, activations quantized per {self.per} while the model runs"
         taken = [layer for layer in stay if context.take(layer.node, told)]
         for layer in (item for item in layers if item not in stay):
@@ -79,7 +79,7 @@ class QuantizeDynamic:
         if context.limit is None:
             given_back = {layer.node.name: costs.get(layer.node.name) for layer in layers if layer not in stay}
             context.precision = precision(program, rounding, layers, taken, given_back, looked_at[0], (name, why))
-        self._put(program, taken, own, name)
+        put(program, taken)
 
     def _layers(self, program: Program, context: Context) -> list[Layer]:
         made = []
@@ -97,12 +97,3 @@ class QuantizeDynamic:
         for layer, reason in reasons.items():
             context.skip(layer.node, reason)
         return stay
-
-    def _put(self, program: Program, taken: Sequence[Layer], own: dict[str, Whole], name: str) -> None:
-        for layer in taken:
-            put_bias(program, layer.node, own[layer.node.name], None)
-            put_weight(program, layer.node, own[layer.node.name], grid(name))
-        for source in dict.fromkeys(layer.source for layer in taken):
-            put_dynamic(source, {layer.node for layer in taken if layer.source is source}, self.per)
-        program.prune_weights()
-        program.changed()

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Collection
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, fx
 
+from tersor.program import Program
 from tersor.quant.grid import GRIDS, Grid, affine
-from tersor.quant.insert import Q
+from tersor.quant.insert import Q, put_bias, put_weight
 from tersor.quant.placement import Rules
+from tersor.quant.plan import Layer
+from tersor.quant.weights import Whole
 from tersor.rewrite import insert_call
 
 RULES = Rules(
@@ -56,6 +59,17 @@ class DynamicRounding:
         low, high = value.aminmax()
         factor, shift = affine(low, high, self.on, symmetric=False)
         return torch.fake_quantize_per_tensor_affine(value, float(factor), int(shift), 0, 255)
+
+
+def put_layers(program: Program, layers: Sequence[Layer], own: Mapping[str, Whole], on: Grid, per: str) -> None:
+    """Quantize layers in place: their weights to the integers given by layer name, on a grid, and what they read."""
+    for layer in layers:
+        put_bias(program, layer.node, own[layer.node.name], None)
+        put_weight(program, layer.node, own[layer.node.name], on)
+    for source in dict.fromkeys(layer.source for layer in layers):
+        put_dynamic(source, {layer.node for layer in layers if layer.source is source}, per)
+    program.prune_weights()
+    program.changed()
 
 
 def put_dynamic(source: fx.Node, readers: Collection[fx.Node], per: str) -> fx.Node:

@@ -3,15 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from tersor.interface import Flat
 from tersor.program import Program
+from tersor.quality import Quality
 from tersor.quant.plan import Layer
 from tersor.quant.simulate import Rounder, alone, error
 from tersor.quant.worth import multiply_adds
+from tersor.refresh import refresh
+
+Put = Callable[[Program, Sequence[Layer]], None]
+"""Quantizes layers of a program in place."""
 
 SPOILS = 2.0
 """A layer spoils the outputs where it makes this many times as much of the error as of the work."""
+
+
+def fitting(
+    program: Program,
+    rounding: Rounder,
+    layers: Sequence[Layer],
+    inputs: Sequence[Flat],
+    put: Put,
+    *,
+    noise: float,
+    relief: float = 0.0,
+    quality: Quality | None = None,
+) -> tuple[list[Layer], dict[str, float]]:
+    """The layers that may be quantized, and the error of each alone, where that was looked at.
+
+    Args:
+        program: where the layers are; not edited.
+        rounding: what each is rounded to.
+        layers: that could be quantized.
+        inputs: on which errors are compared.
+        put: how they are quantized.
+        noise: see `affordable`.
+        relief: share of the multiply-adds that `relieved` may give back; not where ``noise`` is no limit.
+        quality: whose budget must hold, see `within_budget`; None asks for nothing.
+    """
+    wanted = [program.run(flat) for flat in inputs]
+    stay, costs = affordable(program, rounding, layers, inputs, wanted, noise)
+
+    def each() -> dict[str, float]:
+        return costs or alone(program, rounding, layers, inputs[:1], wanted[:1])
+
+    if len(stay) > 1 and relief and noise < 1:
+        costs = each()
+        stay = relieved(program, rounding, stay, inputs, wanted, costs, relief)
+    if not stay or accepted(program, stay, put, quality):
+        return stay, costs
+    costs = each()
+    return within_budget(stay, costs, lambda chosen: accepted(program, chosen, put, quality)), costs
+
+
+def accepted(program: Program, layers: Sequence[Layer], put: Put, quality: Quality | None) -> bool:
+    """Whether the program with only these layers quantized is within the budget."""
+    if quality is None or quality.budget >= 1:
+        return True
+    return quality.problem(quality.measure(partly_quantized(program, layers, put))) is None
+
+
+def partly_quantized(program: Program, layers: Sequence[Layer], put: Put) -> Program:
+    """A copy of the program with only these layers quantized."""
+    made = program.clone()
+    nodes = {node.name: node for node in made.nodes}
+    moved = [
+        replace(layer, node=nodes[layer.node.name], source=nodes[layer.source.name], result=nodes[layer.result.name])
+        for layer in layers
+    ]
+    put(made, moved)
+    return refresh(made)
 
 
 def affordable(

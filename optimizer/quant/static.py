@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tersor.interface import Flat
 from tersor.program import Program
-from tersor.quality import Quality
 from tersor.quant.grid import Grid
 from tersor.quant.insert import put_activation, put_bias, put_weight
 from tersor.quant.placement import Rules
@@ -16,7 +15,6 @@ from tersor.quant.scales import of_activations
 from tersor.quant.seen import look
 from tersor.quant.simulate import Rounding
 from tersor.quant.weights import Whole, channels, of_layers
-from tersor.refresh import refresh
 from tersor.rewrite_values import fake, key
 
 
@@ -54,25 +52,6 @@ class Prepared:
             put_activation(node, *self.rounding.scales[root.name], self.rounding.on, readers)
         program.prune_weights()
         program.changed()
-
-    def quantized(self, layers: Sequence[Layer]) -> Program:
-        """A copy of the program with only these layers quantized."""
-        made = self.program.clone()
-        nodes = {node.name: node for node in made.nodes}
-        moved = [
-            replace(
-                layer, node=nodes[layer.node.name], source=nodes[layer.source.name], result=nodes[layer.result.name]
-            )
-            for layer in layers
-        ]
-        self.put(made, moved)
-        return refresh(made)
-
-    def accepted(self, layers: Sequence[Layer], quality: Quality | None) -> bool:
-        """Whether the program with only these layers quantized is within the budget."""
-        if quality is None or quality.budget >= 1:
-            return True
-        return quality.problem(quality.measure(self.quantized(layers))) is None
 
 
 def prepare(

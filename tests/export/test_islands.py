@@ -14,6 +14,7 @@ from tersor.export import islands, save_onnx
 from tersor.export.runtime import Session
 from tersor.passes.quantize import Quantize
 from tersor.program import Program
+from tersor.quant.fallback import partly_quantized
 from tersor.quant.grid import grid
 from tersor.quant.placement import rules
 from tersor.quant.plan import Layer, candidates
@@ -39,7 +40,7 @@ def quantized(model: nn.Module, left_out: str) -> tuple[Program, torch.Tensor]:
     # Seven bits: without VNNI, eight by eight saturate in ONNX Runtime's products.
     formats = grid("int7"), grid(table.activations)
     ready = prepare(program, layers, table, formats, "min-max", "nearest", [(x,)], 0)
-    return ready.quantized([layer for layer in layers if layer.node.name != left_out]), x
+    return partly_quantized(ready.program, [layer for layer in layers if layer.node.name != left_out], ready.put), x
 
 
 LAYERS = [

@@ -114,6 +114,34 @@ def test_through_optimize(tmp_path: Path) -> None:
     assert fast.to_onnx(tmp_path / "dynamic.onnx").stat().st_size < 40_000, "weights are a quarter of 98 kB"
 
 
+class Spoiled(nn.Module):
+    """A layer that reads one channel much larger than the others, beside layers that do not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.spoiled, self.last = (nn.Linear(128, 128) for _ in range(3))
+        self.size = nn.Buffer(torch.ones(128).index_fill(0, torch.tensor([5]), 300.0))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(torch.relu(self.first(x))) + self.spoiled(torch.tanh(x) * self.size)
+
+
+@pytest.mark.parametrize(("budget", "kept"), [(0.9, {"first", "last", "spoiled"}), (0.02, {"first", "last"})])
+def test_layers_stay_in_floating_point_until_the_budget_holds(budget: float, kept: set[str]) -> None:
+    torch.manual_seed(0)
+    model = Spoiled().eval()
+    with torch.no_grad():
+        model.spoiled.weight[:, 5] = 0.0  # so that the large channel costs precision, and brings nothing
+    fast = tersor.optimize(
+        model, (sample(16, 128),), passes="quantize-dynamic{noise=1;anyway=true}", budget=budget, recover="none",
+        backend="onnxruntime", seconds=0.0, progress=False,
+    )  # fmt: skip
+    (step,) = fast.report.steps
+    assert step.status == "kept" and step.precision is not None
+    assert {layer.origin.split(".")[-1] for layer in step.precision.layers if layer.kept} == kept
+    assert fast.report.quality is not None and fast.report.quality.after >= 1 - budget
+
+
 def test_options() -> None:
     assert render(parse("quantize-dynamic{per=token}")) == "quantize-dynamic{per=token}"
     with pytest.raises(UsageError):

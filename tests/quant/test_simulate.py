@@ -8,6 +8,7 @@ from torch import nn
 
 from tersor.program import Program
 from tersor.quant.dynamic import DynamicRounding
+from tersor.quant.fallback import partly_quantized
 from tersor.quant.grid import grid
 from tersor.quant.placement import rules
 from tersor.quant.plan import Layer, candidates
@@ -51,7 +52,7 @@ def test_the_simulation_is_the_edited_program_but_for_the_correction_of_biases(b
     for item in made.own.values():
         item.shift.zero_()
     (wanted,) = program.run(program.inputs)
-    (got,) = made.quantized(made.layers).run(program.inputs)
+    (got,) = partly_quantized(made.program, made.layers, made.put).run(program.inputs)
     simulated = error(program, made.rounding, made.layers, [program.inputs], [(wanted,)])
     real = float((got - wanted).double().square().sum() / wanted.double().square().sum())
     assert simulated == pytest.approx(real, rel=0.02)
