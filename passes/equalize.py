@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, fx
@@ -20,6 +20,7 @@ from tersor.quant.grid import grid
 from tersor.quant.smooth import Moments, Seen
 from tersor.rewrite_arguments import set_constant
 from tersor.rewrite_values import arguments, fake
+from tersor.target import Target
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,11 @@ class Equalize:
         grid(self.activations)
         if not 1 < self.limit <= 2**16:
             raise ValueError(f"limit is {self.limit}; wanted more than 1 and at most 65536")
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """One setting: it finds factors by itself."""
+        return (cls(),)
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, Self, TypeAlias
 
 import torch
 from torch import Tensor, fx
@@ -22,6 +22,7 @@ from tersor.quant.grid import grid
 from tersor.quant.hadamard import keeping_mean, rotation
 from tersor.quant.smooth import Moments, Seen, predicted
 from tersor.rewrite_values import arguments, key
+from tersor.target import Target
 
 LAYERS = ("linear", *CONVOLUTIONS)
 KINDS = ("width", "head-dim")
@@ -54,6 +55,11 @@ class Rotate:
         whole("least", self.least)
         grid(self.weights)
         grid(self.activations)
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """One setting: it turns what gains by it."""
+        return (cls(),)
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, fx
@@ -18,6 +18,7 @@ from tersor.quant.grid import grid
 from tersor.quant.smooth import Moments, Seen, Smoothing, smooth
 from tersor.rewrite_arguments import set_constant
 from tersor.rewrite_values import arguments, fake, key
+from tersor.target import Target
 
 NORMS = ("layer_norm", "rms_norm")
 
@@ -59,6 +60,11 @@ class Smooth:
         whole("least", self.least)
         grid(self.weights)
         grid(self.activations)
+
+    @classmethod
+    def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
+        """One setting: it finds shares by itself."""
+        return (cls(),)
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""

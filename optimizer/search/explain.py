@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from tersor.report.model import ContributionRecord, TrialRecord
 from tersor.search.choose import front
 from tersor.search.greedy import GAIN, Search, with_expectation
+from tersor.search.parts import without
 from tersor.search.trial import LOSSY, MEASURED, Selection, Trial, written
 
 
@@ -27,7 +28,7 @@ def contributions(search: Search, chosen: Selection) -> list[ContributionRecord]
     whole = search.trials[chosen]
     made = []
     for item in chosen:
-        rest = search.trials.get(tuple(other for other in chosen if other is not item))
+        rest = search.trials.get(without(chosen, item))
         timed = rest is not None and rest.ratio is not None and whole.ratio is not None
         known = rest is not None and rest.lost is not None and whole.lost is not None
         time = rest.time / whole.time if rest is not None and timed else None

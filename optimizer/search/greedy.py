@@ -8,7 +8,8 @@ from dataclasses import dataclass, field, replace
 
 from tersor.search.candidates import Row
 from tersor.search.choose import best, usable
-from tersor.search.order import legal
+from tersor.search.order import PREPARES, legal
+from tersor.search.parts import is_part, milder, parts, prepares, without
 from tersor.search.trial import IDLE, LOSSY, MEASURED, Choice, Selection, Trial
 
 GAIN = 0.02
@@ -19,6 +20,9 @@ SLACK = 1.5
 
 BREADTH = 2
 """So many steps are tried at once, and the better one is taken; workers share them."""
+
+DEAR = 0.25
+"""A pass that loses more than this share of the budget is tried behind those that prepare for it, too."""
 
 PATIENCE = 3
 """Rounds without a better pipeline, after which the search ends."""
@@ -50,6 +54,7 @@ class Search:
         """Search to the end; what was found is there at every moment."""
         self._try([()])
         self._alone()
+        self._prepared()
         chosen = self._together()
         self._refine(chosen)
 
@@ -66,13 +71,26 @@ class Search:
 
     def _alone(self) -> None:
         """Sensitivity: level by level, so that a pass stops where it has lost too much."""
-        open_rows = {row[0].name: row for row in self.rows}
-        for level in range(max((len(row) for row in self.rows), default=0)):
+        open_rows = {row[0].name: row for row in self.rows if row[0].name not in PREPARES}
+        for level in range(max(map(len, open_rows.values()), default=0)):
             singles = [(row[level],) for row in open_rows.values() if level < len(row)]
             for selection, trial in zip(singles, self._try(singles), strict=True):
                 if reason := self._hopeless(selection[0], trial):
                     row = open_rows.pop(selection[0].name)
                     self.stopped |= {choice.spec: reason for choice in row[level + 1 :]}
+
+    def _prepared(self) -> None:
+        """What a pass loses behind another that prepares for it, where it loses a fair share of the budget alone."""
+        pairs = []
+        for selection, trial in self.trials.items():
+            if trial.status in (LOSSY, MEASURED) and trial.loss > DEAR * self.budget:
+                pairs += [
+                    self._ordered([row[0], choice])
+                    for choice in selection
+                    for row in self.rows
+                    if prepares(row[0], choice.name)
+                ]
+        self._try(pairs)
 
     def _hopeless(self, choice: Choice, trial: Trial) -> str:
         """Why harsher settings of a pass need not be tried; empty where they must."""
@@ -123,11 +141,11 @@ class Search:
 
     def _neighbours(self, current: Selection) -> Iterator[Selection]:
         for row in self.rows:
-            used = next((item for item in current if item.name == row[0].name), None)
-            others = [item for item in current if item is not used]
-            for choice in row:
-                step = self._ordered([*others, choice])
-                if choice is not used and legal([item.name for item in step]):
+            name = row[0].name
+            others = [item for item in current if item.name != name and not prepares(item, name)]
+            for part in [tried for tried in self.trials if is_part(tried) and any(item in tried for item in row)]:
+                step = self._ordered([*others, *part])
+                if step != current and name not in PREPARES and legal([item.name for item in step]):
                     yield step
 
     def _ordered(self, choices: Sequence[Choice]) -> Selection:
@@ -139,8 +157,8 @@ class Search:
         if selection in self.trials:
             return self.trials[selection] if usable([self.trials[selection]], self.budget) else None
         base, lost, ratio = self.trials[()], 0.0, self.trials[()].time
-        for choice in selection:
-            alone = self.trials.get((choice,))
+        for part in parts(selection):
+            alone = self.trials.get(part)
             if alone is None or alone.status != MEASURED:
                 return None
             lost, ratio = lost + alone.loss - base.loss, ratio * alone.time / base.time
@@ -150,7 +168,7 @@ class Search:
         """Whether the sum of the single losses, or a milder pipeline that was tried, says so."""
         if expected.loss > SLACK * self.budget + 1e-12:
             return True
-        return any(trial.status == LOSSY and _milder(other, step) for other, trial in self.trials.items())
+        return any(trial.status == LOSSY and milder(other, step) for other, trial in self.trials.items())
 
     def _worth(self, now: Trial, then: Trial) -> float:
         """Logarithm of the time saved for each share of quality that is lost."""
@@ -160,7 +178,7 @@ class Search:
     def _refine(self, chosen: Selection) -> None:
         """Leave out each pass in turn, and where a latency is wanted also make it milder; go on from what is better."""
         while len(self.trials) < self.most:
-            self._try([self._without(chosen, item) for item in chosen])
+            self._try([without(chosen, item) for item in chosen])
             if self.wanted is not None and self._reached(chosen):
                 self._try([step for item in chosen if (step := self._gentler(chosen, item)) is not None])
             better = self.best()
@@ -168,27 +186,15 @@ class Search:
                 return
             chosen = better
 
-    def _without(self, chosen: Selection, left_out: Choice) -> Selection:
-        return tuple(item for item in chosen if item is not left_out)
-
     def _gentler(self, chosen: Selection, item: Choice) -> Selection | None:
         row = next(row for row in self.rows if row[0].name == item.name)
         place = row.index(item)
         return tuple(row[place - 1] if other is item else other for other in chosen) if place else None
 
 
-def _milder(left: Selection, right: Selection) -> bool:
-    """Whether every pass of the first pipeline is in the second, at the same setting or a harsher one.
-
-    Settings of one pass for different backends are not milder or harsher than each other, but are close enough.
-    """
-    levels = {item.name: item.level for item in right}
-    return bool(left) and all(item.name in levels and item.level <= levels[item.name] for item in left)
-
-
 def with_expectation(search: Search, selection: Selection) -> Trial | None:
-    """What the single passes let expect of a combination; None for single passes."""
-    if len(selection) < 2:
+    """What the single passes let expect of a combination; None for single passes, prepared or not."""
+    if not selection or is_part(selection):
         return None
-    without = replace(search, trials={key: value for key, value in search.trials.items() if len(key) < 2})
-    return without.expected(selection)
+    known = {key: value for key, value in search.trials.items() if not key or is_part(key)}
+    return replace(search, trials=known).expected(selection)

@@ -60,6 +60,13 @@ STAGES = (
 )
 """The order of all passes that the planner may choose, first to last."""
 
+PREPARES = {
+    "rotate": ("quantize", "quantize-dynamic"),
+    "equalize": ("quantize",),
+    "smooth": ("quantize", "quantize-dynamic"),
+}
+"""Passes that change no result and save nothing, and those that lose less behind them; tried only in front of these."""
+
 OTHERS = "tokens"
 """Where passes stand that no stage names: behind this one."""
 

@@ -9,6 +9,7 @@ import pytest
 
 from tersor.search.explain import contributions, records
 from tersor.search.greedy import Search
+from tersor.search.parts import milder, without
 from tersor.search.trial import Selection, written
 from tests.search.models import World, row
 
@@ -132,3 +133,34 @@ def test_every_candidate_has_its_reason_and_every_pass_its_contribution() -> Non
     assert all(item.reason for item in told.values() if item.status != "chosen")
     parts = {item.spec: item for item in contributions(search, search.best())}
     assert parts["quantize{0}"].time == pytest.approx(2.0) and parts["low-rank{0}"].lost == pytest.approx(0.002)
+
+
+PREPARED = {"prune{0}": (0.8, 0.002), "quantize{0}": (0.5, 0.03), "smooth{0}": (1.0, 0.0)}
+SMOOTHED = {frozenset({"smooth", "quantize"}): 0.1}
+
+
+def test_what_loses_much_is_tried_behind_what_prepares_for_it() -> None:
+    made = World(PREPARED, 0.01, SMOOTHED)
+    search = Search((row("prune", 1), row("smooth", 1), row("quantize", 1)), made.evaluate, 0.01)
+    search.run()
+    assert "smooth{0}" not in made.seen, "it saves nothing by itself"
+    best = search.best()
+    assert written(best) == "prune{0},smooth{0},quantize{0}"
+    told = {item.spec: item for item in contributions(search, best)}
+    assert told["quantize{0}"].time == pytest.approx(2.0), "without it, what prepares for it goes, too"
+    rows = {item.passes: item for item in records(search, best, {})}
+    assert rows["smooth{0},quantize{0}"].expected is None
+    assert rows[written(best)].expected == pytest.approx(0.4)
+
+
+def test_what_loses_little_needs_no_preparation() -> None:
+    made = World({**PREPARED, "quantize{0}": (0.5, 0.001)}, 0.01, SMOOTHED)
+    Search((row("prune", 1), row("smooth", 1), row("quantize", 1)), made.evaluate, 0.01).run()
+    assert not any("smooth" in name for name in made.seen)
+
+
+def test_a_pass_that_is_lossy_alone_may_not_be_behind_another() -> None:
+    plain, prepared, both = (row("quantize", 1), (*row("smooth", 1), *row("quantize", 1)), row("prune", 1))
+    assert milder(plain, (*both, *plain)) and not milder(plain, (*both, *prepared))
+    assert milder(prepared, (*both, *prepared)) and not milder(prepared, plain)
+    assert without(prepared, prepared[1]) == () and without(prepared, prepared[0]) == (prepared[1],)
