@@ -10,7 +10,7 @@ from tersor.passes._attention_layout import is_copy, is_view
 from tersor.passes._attention_product import Product, product_of
 from tersor.passes._attention_scores import number
 from tersor.program import Program
-from tersor.rewrite_values import argument, arguments, key, positional
+from tersor.rewrite_values import argument, arguments, fake, key, positional
 
 
 @dataclass(frozen=True)
@@ -85,15 +85,23 @@ def _without_nans(program: Program, node: fx.Node, readers: list[fx.Node]) -> li
     """The nodes that make NaN zero, the last one last."""
     if len(readers) == 1 and key(readers[0]) == "nan_to_num":
         return readers if (arguments(readers[0])["nan"] or 0) == 0 else None
-    tests = [user for user in readers if key(user) == "isnan"]
-    tests += [user for user in readers if key(user) == "ne" and list(positional(user)) == [node, node]]
+    tests = [test for user in readers if (test := _nan_test(node, user))]
     if len(readers) != 2 or len(tests) != 1:
         return None
-    test, fill = tests[0], next(user for user in readers if user is not tests[0])
-    if key(fill) not in ("where", "masked_fill") or set(test.users) != {fill}:
+    test, fill = tests[0], next(user for user in readers if user is not tests[0][0])
+    if key(fill) not in ("where", "masked_fill") or set(test[-1].users) != {fill}:
         return None
-    found = _zero_fill(program, fill, node)
-    return [test, fill] if found == (test, False) else None
+    return [*test, fill] if _zero_fill(program, fill, node) == (test[-1], False) else None
+
+
+def _nan_test(node: fx.Node, user: fx.Node) -> list[fx.Node]:
+    """The nodes from a reader on that ask where a result is NaN, perhaps in another type; none where it does not."""
+    if key(user) == "ne":
+        return [user] if list(positional(user)) == [node, node] else []
+    test, value = [user], fake(user)
+    if key(user) in ("_to_copy", "to") and value.is_floating_point() and value.itemsize > 1 and len(user.users) == 1:
+        test += user.users
+    return test if key(test[-1]) == "isnan" else []
 
 
 def root_of(softmax: fx.Node) -> tuple[fx.Node, fx.Node, int] | str:

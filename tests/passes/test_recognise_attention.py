@@ -173,6 +173,21 @@ def test_weights_that_are_returned_keep_the_softmax() -> None:
     assert operators(program)["softmax"] == 1
 
 
+@pytest.mark.parametrize(("through_type", "count"), [(torch.float64, 1), (torch.float32, 1), (torch.int32, 0)])
+def test_nan_is_looked_for_in_another_floating_type(through_type: torch.dtype, count: int) -> None:
+    def function(x: Tensor) -> Tensor:
+        weights = (x @ x.mT).masked_fill(x[:, None, :, 0] > 9, -math.inf).softmax(-1)
+        return torch.where(weights.to(through_type).isnan(), torch.zeros(()), weights) @ x
+
+    model, x = Compute(function).eval(), torch.rand(2, 5, 4)
+    program = capture_module(model, (x,))
+    through(program)
+    assert operators(program)["scaled_dot_product_attention"] == count
+    hidden = torch.stack([x[0], x[1] + 10])
+    for value in (x, hidden) if count else (x,):
+        torch.testing.assert_close(program.run((value,))[0], model(value), rtol=1e-5, atol=1e-5)
+
+
 HF = ("bert", "roberta", "distilbert", "gpt2", "llama", "qwen3", "t5-encoder", "whisper-encoder", "clip-text",
       "clip-vision", "swin", "swinv2", "bloom", "opt", "beit")  # fmt: skip
 

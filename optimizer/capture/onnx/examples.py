@@ -14,7 +14,7 @@ from tersor.capture.onnx.graph import Graph, read_graph
 from tersor.capture.onnx.interface import Axis, Interface, Port, interface_of
 from tersor.capture.onnx.opaque import from_ort, to_ort
 from tersor.errors import InputError
-from tersor.probes import are_finite
+from tersor.probes import are_finite, varied
 
 Place = tuple[str, int]
 """An input's name and one of its axes."""
@@ -47,19 +47,25 @@ def example_inputs(
 def fitting_inputs(
     file: ModelFile, interface: Interface, graph: Graph, sizes: Mapping[str, int], seed: int
 ) -> tuple[dict[str, torch.Tensor], list[torch.Tensor] | None]:
-    """The same for a model that is read already, and what ONNX Runtime returns (None: it cannot load the model)."""
+    """The same for a model that is read already, and what ONNX Runtime returns (None: it cannot load the model).
+
+    Where it cannot, nothing tells whether a mask of ones hides everything, or nothing: masks then hide a part.
+    """
     _check_sizes(interface, sizes)
     session = _session(file)
+    if session is None:
+        inputs = next(_candidates(interface, graph, sizes, seed))[0]
+        return dict(zip(inputs, varied(list(inputs.values())) or inputs.values(), strict=True)), None
     problem = ""
     for candidates in _candidates(interface, graph, sizes, seed):
         odd: tuple[dict[str, torch.Tensor], list[torch.Tensor] | None] | None = None
         for inputs in candidates:
             try:
-                outputs = None if session is None else _run(session, inputs)
+                outputs = _run(session, inputs)
             except Exception as error:  # ONNX Runtime has a dozen exception classes without a common one
                 problem = str(error)
                 continue
-            if outputs is None or are_finite(outputs):
+            if are_finite(outputs):
                 return inputs, outputs
             odd = odd or (inputs, outputs)
         if odd is not None:

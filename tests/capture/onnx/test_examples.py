@@ -75,6 +75,15 @@ def test_a_mask_that_hides_everything_when_it_is_one_is_zero() -> None:
     assert np.isfinite(run(proto, example)[0]).all()
 
 
+def test_a_mask_hides_a_part_where_the_runtime_cannot_tell_what_it_means() -> None:
+    nodes = [helper.make_node("NoSuchOperator", ["padded", "x"], ["y"], domain="elsewhere")]
+    inputs = [value("padded", ["batch", "length"], TensorProto.BOOL), value("x", ["batch", "length"])]
+    proto = model(nodes, inputs, [value("y", None)])
+    proto.opset_import.append(helper.make_opsetid("elsewhere", 1))
+    padded = example_inputs(proto)["padded"]
+    assert padded[:, 0].all() and not padded[:, -1].any()
+
+
 def test_other_sizes_are_tried_when_the_runtime_refuses() -> None:
     nodes = [helper.make_node("Reshape", ["x", "shape"], ["y"])]
     proto = model(nodes, [value("x", ["n"])], [value("y", None)], {"shape": np.array([-1, 40])})
