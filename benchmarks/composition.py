@@ -1,6 +1,7 @@
 """Passes in pairs: every ordered pair of kinds on every model, whether it may be, and whether it holds.
 
-Run: python benchmarks/composition.py [--models zoo:digits-cnn,...] [--write]
+Run: python benchmarks/composition.py [--models zoo:digits-cnn,...] [--rows FILE] [--write]
+Rows are appended to ``--rows`` as they come, and models that stand there already are not run again.
 A legal pair passes where the pipeline keeps both passes or says for every place why one has nothing to do, its
 outputs stay within the budget, and ONNX Runtime computes what the program does, at every size. An illegal pair must be
 refused before the model is looked at.
@@ -9,9 +10,7 @@ refused before the model is looked at.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-import tempfile
 import warnings
 from itertools import permutations
 from pathlib import Path
@@ -20,7 +19,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.planner import own_data
-from benchmarks.results import read_rows, write
+from benchmarks.results import FOLDER, append_row, read_rows, write
 
 MODELS = (
     "zoo:digits-cnn,zoo:digits-mobile,zoo:digits-vit,zoo:mnist-cnn,zoo:text-encoder,zoo:tiny-lm,zoo:convnext,zoo:swin,"
@@ -97,7 +96,7 @@ class Bench:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default=MODELS)
-    parser.add_argument("--rows", type=Path, default=Path(tempfile.gettempdir()) / "composition.jsonl")
+    parser.add_argument("--rows", type=Path, default=FOLDER / "rows" / "composition.jsonl")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -116,8 +115,7 @@ def main() -> int:
                 pairs[f"{first}, {then}"] = {"problems": [problem], "lost": None, "idle": [], "ok": False}
             print(name, first, then, pairs[f"{first}, {then}"], flush=True)
         rows[name] = {"model": name, "pairs": pairs}
-        with options.rows.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[name]) + "\n")
+        append_row(options.rows, rows[name])
     text = table(rows, reasons)
     print(text)
     if options.write:

@@ -3,14 +3,14 @@
 Run: python benchmarks/planned_peers.py [--models zoo:digits-cnn,MiniLM,...] [--seconds 20] [--write]
 Each contestant may lose one percent of the metric. Of the eight-bit tools every variant is tried, and of Torch-Pruning
 every share; the fastest that stays within the budget counts. Nobody is told anything of a model but its calibration
-data; the metric is the same for all, and so are the inputs that are timed.
+data; the metric is the same for all, and so are the inputs that are timed. Rows are appended to ``--rows`` as they
+come, and models that stand there already are not run again; a search that was cut short goes on from ``--studies``.
 """
 
 from __future__ import annotations
 
 import argparse
 import copy
-import json
 import math
 import statistics
 import sys
@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.quantize_cases import TASKS, Run, Task, arrays, onnxruntime_run, openvino_run
 from benchmarks.quantize_tools import LAYERS, nncf_openvino, ort_dynamic, ort_static, runner
-from benchmarks.results import read_rows, write
+from benchmarks.results import FOLDER, append_row, read_rows, write
 
 MODELS = "EfficientNet-Lite0,MiniLM,PP-OCRv4 recognition,zoo:mnist-cnn,zoo:digits-vit,zoo:text-encoder"
 BUDGET = 0.01
@@ -232,20 +232,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default=MODELS)
     parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--rows", type=Path, default=Path(tempfile.gettempdir()) / "planned-peers")
+    parser.add_argument("--rows", type=Path, default=FOLDER / "rows" / "planned_peers.jsonl")
+    parser.add_argument("--studies", type=Path, default=Path(tempfile.gettempdir()) / "planned-peers")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    options.rows.mkdir(parents=True, exist_ok=True)
-    path = options.rows / "rows.jsonl"
-    rows = read_rows(path)
+    options.studies.mkdir(parents=True, exist_ok=True)
+    rows = read_rows(options.rows)
     for name in options.models.split(","):
         if name in rows:
             continue
-        study = options.rows / f"{name.replace(':', '-').replace(' ', '-')}.sqlite3"
+        study = options.studies / f"{name.replace(':', '-').replace(' ', '-')}.sqlite3"
         rows[name] = examine(name, study, options.seconds)
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(rows[name]) + "\n")
+        append_row(options.rows, rows[name])
         print(rows[name], flush=True)
     text = table(rows)
     print(text)

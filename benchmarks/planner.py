@@ -1,7 +1,8 @@
 """The planner: how long a plan takes, whether a latency is reached, and what a plan is worth against uniform pruning.
 
 Run: python benchmarks/planner.py [--budget zoo:digits-vit,...] [--latency zoo:digits-cnn,...] [--share 50%] [--write]
-Rows are kept in --rows and only made once, so that a run that was cut short goes on; --fresh makes them anew.
+Rows are appended to ``--rows`` as they come, and models that stand there already are not run again, nor are trials in
+``--studies``; --fresh makes all anew.
 Times are ratios to the original on its fastest backend, from neighbouring turns; "uniform" removes the same share of
 every group by magnitude, with the same repair, and takes the smallest share that reaches the latency.
 """
@@ -9,7 +10,7 @@ every group by magnitude, with the same repair, and takes the smallest share tha
 from __future__ import annotations
 
 import argparse
-import json
+import shutil
 import sys
 import tempfile
 import time
@@ -19,7 +20,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks.results import FOLDER, read_rows, write
+from benchmarks.results import FOLDER, append_row, read_rows, write
 
 BUDGET = "zoo:digits-vit,zoo:digits-cnn,zoo:digits-mobile,zoo:mnist-cnn,zoo:text-encoder"
 LATENCY = (
@@ -181,30 +182,32 @@ def main() -> int:
     parser.add_argument("--budget", default=BUDGET)
     parser.add_argument("--latency", default=LATENCY)
     parser.add_argument("--share", default="50%")
-    parser.add_argument("--rows", type=Path, default=Path(tempfile.gettempdir()) / "planner-rows")
+    parser.add_argument("--rows", type=Path, default=FOLDER / "rows", help="folder of planner_*.jsonl")
+    parser.add_argument("--studies", type=Path, default=Path(tempfile.gettempdir()) / "planner-studies")
     parser.add_argument("--fresh", action="store_true")
     parser.add_argument("--write", action="store_true")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
-    options.rows.mkdir(parents=True, exist_ok=True)
+    if options.fresh:
+        shutil.rmtree(options.studies, ignore_errors=True)
+    options.studies.mkdir(parents=True, exist_ok=True)
     tables = []
     for kind, names in (("budget", options.budget), ("latency", options.latency)):
-        path = options.rows / f"{kind}.jsonl"
+        path = options.rows / f"planner_{kind}.jsonl"
         if options.fresh:
             path.unlink(missing_ok=True)
         rows = read_rows(path)
         for name in filter(None, names.split(",")):
             if name in rows:
                 continue
-            study = options.rows / f"{name.replace(':', '-')}-{kind}.sqlite3"
+            study = options.studies / f"{name.replace(':', '-')}-{kind}.sqlite3"
             try:
                 row = budget_row(name, study) if kind == "budget" else latency_row(name, options.share, study)
             except Exception as error:
                 print(f"{name}: {type(error).__name__}: {error}".splitlines()[0], flush=True)
                 continue
             rows[name] = row
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            append_row(path, row)
             print({key: round(v, 4) if isinstance(v, float) else v for key, v in row.items()}, flush=True)
         if rows:
             tables.append(budget_table(rows) if kind == "budget" else latency_table(rows))

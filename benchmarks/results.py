@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -37,3 +38,10 @@ def read_rows(path: Path) -> dict[str, dict[str, Any]]:
         return {}
     rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line]
     return {row["model"]: row for row in rows}
+
+
+def append_row(path: Path, row: dict[str, Any]) -> None:
+    """Add a row to a file, with the day."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        file.write(json.dumps({**row, "date": datetime.now(UTC).date().isoformat()}) + "\n")
