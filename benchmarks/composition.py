@@ -30,7 +30,7 @@ KINDS = {
     "2:4": "sparsify{anyway=true}",
     "int8": "quantize{anyway=true}",
     "int4 weights": "quantize-weights",
-    "attention": "substitute-attention{error=0.08}",
+    "attention": "substitute-attention{error=0.08;anyway=true}",
     "tokens": "merge-tokens{share=0.3;schedule=decreasing}",
 }
 BUDGET = 0.2

@@ -11,7 +11,7 @@ from tersor.axes.terms import resolve
 from tersor.context import Context
 from tersor.cost.shapes import hint
 from tersor.errors import RewriteError
-from tersor.passes.recognise_attention import RecogniseAttention
+from tersor.passes.recognise_attention import recognised
 from tersor.program import Program
 from tersor.refresh import refresh
 from tersor.rewrite_values import arguments, fake, known
@@ -74,14 +74,8 @@ def check(r: int, share: float, protect: str, layers: str, schedule: str) -> Non
 
 def reduce_tokens(program: Program, context: Context, plan: Plan) -> None:
     """Reduce tokens wherever the graph allows, in place; announces every layer."""
-    RecogniseAttention()(program, context_for_attention := Context())
-    if not attentions(program):
-        for site in context_for_attention.skipped:
-            node = next((item for item in program.nodes if item.name == site.node), None)
-            if node is not None:
-                context.skip(node, f"no attention: {site.detail}")
+    if not recognised(program, context):
         return
-    refresh(program)
     axes = analyze(program)
     groups: dict[object, list[str]] = {}
     for node, found in layers(program, axes, protected(plan.protect)):

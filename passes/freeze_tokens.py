@@ -14,14 +14,14 @@ from tersor.context import Context
 from tersor.errors import RewriteError
 from tersor.importance.losses import divergence
 from tersor.interface import Flat
-from tersor.passes.recognise_attention import RecogniseAttention
+from tersor.passes.recognise_attention import possible, recognised
 from tersor.program import Program
 from tersor.refresh import refresh
 from tersor.rewrite import erase_unused
 from tersor.rewrite_values import key
 from tersor.target import Target
 from tersor.tokens.axis import Tokens
-from tersor.tokens.cuts import Layer, attentions, layers
+from tersor.tokens.cuts import Layer, layers
 from tersor.tokens.freeze import Span, freeze, spans
 from tersor.tokens.matrix import ends_of
 from tersor.tokens.rates import chosen, protected
@@ -61,12 +61,11 @@ class FreezeTokens:
     def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
         """Shares, mildest first, where words are read."""
         words = any(key(node) == "embedding" for node in program.nodes)
-        return tuple(cls(share=share) for share in (0.3, 0.6)) if words and attentions(program) else ()
+        return tuple(cls(share=share) for share in (0.3, 0.6)) if words and possible(program) else ()
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""
-        RecogniseAttention()(program, Context())
-        refresh(program)
+        recognised(program, context)
         axes = analyze(program)
         groups: dict[object, list[Layer]] = {}
         for node, found in layers(program, axes, protected(self.protect)):

@@ -15,10 +15,12 @@ from tersor.passes._attention_emit import Emitter
 from tersor.passes._attention_plan import Attention, plan
 from tersor.passes._weights import share_weight_nodes
 from tersor.program import Program
+from tersor.refresh import refresh
 from tersor.rewrite import erase_unused, replace
 from tersor.rewrite_values import key
 from tersor.target import Target
 
+ATTENTION = "scaled_dot_product_attention"
 SOFTMAX = ("softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax")
 
 
@@ -68,3 +70,21 @@ def _rewrite(
         return
     if context.take(found.root, "; ".join(["attention", *emitter.notes])):
         replace(program, found.root, call)
+
+
+def possible(program: Program) -> int:
+    """How many attentions there are at most, recognised or not."""
+    return sum(key(node) == ATTENTION or key(node) in SOFTMAX for node in program.nodes)
+
+
+def recognised(program: Program, context: Context) -> list[fx.Node]:
+    """All attentions, each made one operator in place; where there is none, why no softmax is one is told."""
+    RecogniseAttention()(program, told := Context())
+    if told.taken:
+        refresh(program)
+    found = [node for node in program.nodes if key(node) == ATTENTION]
+    nodes = {node.name: node for node in program.nodes}
+    for site in [] if found else told.skipped:
+        if site.node in nodes:
+            context.skip(nodes[site.node], f"no attention: {site.detail}")
+    return found

@@ -18,6 +18,7 @@ from tersor.attention.worth import graph_seconds
 from tersor.context import Context
 from tersor.errors import CaptureError, RewriteError
 from tersor.factor.options import count, whole
+from tersor.passes.recognise_attention import ATTENTION, possible, recognised
 from tersor.program import Program
 from tersor.rewrite import erase_unused
 from tersor.rewrite_values import argument, arguments, key
@@ -25,8 +26,6 @@ from tersor.target import Target
 
 LOOKED_AT = 4
 """Calibration inputs that layers are compared on."""
-
-ATTENTION = "scaled_dot_product_attention"
 
 
 @dataclass(frozen=True)
@@ -76,13 +75,12 @@ class ReuseAttention:
     @classmethod
     def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
         """Two errors, where there are two attentions."""
-        many = sum(key(node) == ATTENTION for node in program.nodes) > 1
-        return (cls(error=0.02), cls(error=0.08)) if many else ()
+        return (cls(error=0.02), cls(error=0.08)) if possible(program) > 1 else ()
 
     def __call__(self, program: Program, context: Context) -> None:
         """Edit ``program`` in place."""
         sites: dict[fx.Node, Site] = {}
-        for node in [node for node in program.nodes if key(node) == ATTENTION]:
+        for node in recognised(program, context):
             site = describe(node)
             if isinstance(site, str):
                 context.skip(node, site)

@@ -16,24 +16,23 @@ from tersor.attention.site import Call, Site, collect, describe
 from tersor.context import Context
 from tersor.errors import CaptureError, RewriteError
 from tersor.factor.options import whole
+from tersor.passes.recognise_attention import possible, recognised
 from tersor.program import Program
 from tersor.rewrite import erase_unused
-from tersor.rewrite_values import key
 from tersor.target import Target
 
 LOOKED_AT = 4
 """Calibration inputs that methods are fitted and judged on."""
-
-ATTENTION = "scaled_dot_product_attention"
 
 
 @dataclass(frozen=True)
 class SubstituteAttention:
     """Let a cheaper method stand for each attention, chosen for each head by calibration.
 
-    For every attention (run `recognise-attention` before) each method is predicted on the target, fitted to what the
-    attention is given on calibration data, and judged by the share of each head's energy that it loses. Heads take the
-    fastest that stays within ``error``; the attention is replaced where that is predicted to be ``gain`` times as fast.
+    For every attention, in any spelling that `recognise-attention` knows, each method is predicted on the target,
+    fitted to what the attention is given on calibration data, and judged by the share of each head's energy that it
+    loses. Heads take the fastest that stays within ``error``; the attention is replaced where that is predicted to be
+    ``gain`` times as fast.
     What comes out are products over the blocks that are left, which every backend runs; no mask hides computed scores.
 
     Attributes:
@@ -73,7 +72,7 @@ class SubstituteAttention:
     @classmethod
     def choices(cls, program: Program, target: Target) -> tuple[Self, ...]:
         """Three errors, where the program holds an attention."""
-        if not any(key(node) == ATTENTION for node in program.nodes):
+        if not possible(program):
             return ()
         return tuple(cls(error=error) for error in (0.005, 0.02, 0.08))
 
@@ -81,7 +80,7 @@ class SubstituteAttention:
         """Edit ``program`` in place."""
         found: list[tuple[fx.Node, Choice]] = []
         sites: dict[fx.Node, Site] = {}
-        for node in [node for node in program.nodes if key(node) == ATTENTION]:
+        for node in recognised(program, context):
             site = describe(node)
             if isinstance(site, str):
                 context.skip(node, site)

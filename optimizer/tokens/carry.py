@@ -33,7 +33,8 @@ EVENLY = frozenset((
     "matmul", "mm", "bmm", "addmm", "baddbmm", "layer_norm", "rms_norm", "softmax", "_softmax", "log_softmax", "glu",
     "reshape", "view", "_unsafe_view", "flatten", "unflatten", "permute", "transpose", "t", "mT", "unsqueeze",
     "squeeze", "expand", "movedim", "split", "split_with_sizes", "chunk", "unbind", "getitem", "select", "slice", "cat",
-    "stack", "mean", "sum", "amax", "amin", "var",
+    "stack", "mean", "sum", "amax", "amin", "var", "fake_quantize_per_tensor_affine",
+    "quantized_decomposed::quantize_per_tensor", "quantized_decomposed::dequantize_per_tensor",
 ))  # fmt: skip
 """Operators that do the same to every token, where neither a sum nor a statistic runs over tokens."""
 
@@ -220,6 +221,11 @@ def filled(walk: Carrier, node: fx.Node) -> None:
     walk.settle(node, None)
 
 
+def ranged(walk: Carrier, node: fx.Node) -> None:
+    """A scale found from all numbers at once is found from those of the tokens that are left."""
+    walk.settle(node, None)
+
+
 def select(walk: Carrier, node: fx.Node) -> None:
     """One position: a protected token is still where it was."""
     source, dim, index = node.args[0], int(node.args[1]), node.args[2]  # type: ignore[arg-type]
@@ -311,5 +317,6 @@ RULES: dict[str, Callable[[Carrier, fx.Node], None]] = {
     "slice": slice_,
     "cat": joined,
     "mean": mean,
+    "quantized_decomposed::choose_qparams": ranged,
     **dict.fromkeys(SIZED, filled),
 }

@@ -11,6 +11,7 @@ import torch
 from tersor.capture import load
 from tersor.context import Context
 from tersor.errors import UsageError
+from tersor.export import save_onnx
 from tersor.models_zoo import catalog
 from tersor.rewrite_values import key
 from tersor.spec import parse
@@ -106,6 +107,16 @@ def test_trained_digits_survive() -> None:
     made, context = reduced(program, "canonicalize,prune-tokens{share=0.3}", calibration)
     assert len(context.taken) == 4
     assert entry.evaluator is not None and entry.evaluator(made) > 0.9
+
+
+@pytest.mark.parametrize("rounded", ["quantize{anyway=true}", "quantize-dynamic{anyway=true}"])
+def test_tokens_are_fewer_where_features_are_rounded(rounded: str, tmp_path: Path) -> None:
+    model, x = Encoder().eval(), random(3, 12, 8)
+    made, context = reduced(program_of(model, x), f"{rounded},prune-tokens{{method=received;layers=0;r=5}}")
+    assert "5 tokens" in context.taken[-1].detail and "quantize_per_tensor" in str(made.graph), reasons(context)
+    with torch.no_grad():
+        torch.testing.assert_close(made(x), by_hand(model, x, 5, "received"), rtol=0.1, atol=0.1)
+    save_onnx(made, tmp_path / "made.onnx")
 
 
 def test_too_few_tokens() -> None:

@@ -246,6 +246,29 @@ def test_choices_for_the_planner() -> None:
     assert SubstituteAttention.choices(program_of(nn.Linear(4, 4), torch.randn(2, 4)), Context().target) == ()
 
 
+class Spelled(nn.Module):
+    """Attention in PyTorch's own operators, and a softmax that is none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        query = x.reshape(*x.shape[:2], HEADS, WIDTH).transpose(1, 2)
+        mixed = (query @ query.mT * 8).softmax(-1) @ query
+        return mixed.transpose(1, 2).reshape(x.shape).softmax(-1)
+
+
+def test_attention_that_is_spelled_out_is_found_first() -> None:
+    program = program_of(Spelled(), torch.randn(1, 64, 32))
+    assert SubstituteAttention.choices(program, Context().target)
+    made, told = substituted(program, "canonicalize,substitute-attention{methods=window;error=1;anyway=true}")
+    assert "window" in told.taken[-1].detail and operators(made)["softmax"] == 1
+
+
+def test_a_softmax_that_is_no_attention_is_told() -> None:
+    program = program_of(nn.Sequential(nn.Linear(32, 8), nn.Softmax(-1)), torch.randn(2, 32))
+    for spec in ("substitute-attention", "reuse-attention", "merge-tokens", "freeze-tokens"):
+        _, told = substituted(program, spec)
+        assert "no attention: " in reasons(told), spec
+
+
 class Twice(nn.Module):
     """Two layers with projections of their own, whose maps are equal."""
 
