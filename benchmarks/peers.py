@@ -17,6 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ MODELS = (
     "hf:clip-vision,hf:mamba,hf:qwen3-moe"
 )
 AUTO = "Tersor auto"
+SESSIONS = 3
+"""So often are the runtimes' sessions made anew."""
 CONTESTANTS = (
     "torch eager", "Inductor", "Inductor frozen", "ONNX Runtime", "OpenVINO", "onnxsim + ONNX Runtime",
     "OnnxSlim + ONNX Runtime", "onnxscript + ONNX Runtime", "Tersor + ONNX Runtime", "Tersor + OpenVINO", AUTO,
@@ -104,10 +107,13 @@ def rewriters(path: Path, folder: Path) -> dict[str, Callable[[], Path]]:
     return {"onnxsim": simplified, "OnnxSlim": slimmed, "onnxscript": scripted}
 
 
+Call = Callable[[], Any]
+
+
 def contestants(
     name: str, folder: Path, runtimes: bool
-) -> tuple[dict[str, Callable[[], Any]], dict[str, int], dict[str, str]]:
-    """Calls by contestant, nodes by file, reasons of those that could not take part."""
+) -> tuple[dict[str, Call], dict[str, Callable[[], Call]], dict[str, int], dict[str, str]]:
+    """Calls by contestant, what makes these anew, nodes by file, reasons of those that could not take part."""
     import torch
     from torch.utils import _pytree as pytree
 
@@ -117,15 +123,16 @@ def contestants(
     model, inputs = _original(name, original)
     flat = [value for value in pytree.tree_leaves(inputs) if isinstance(value, torch.Tensor)]
     args, kwargs = (inputs, {}) if isinstance(inputs, tuple) else ((), inputs)
-    calls: dict[str, Callable[[], Any]] = {}
+    calls: dict[str, Call] = {}
+    makers: dict[str, Callable[[], Call]] = {}
     nodes: dict[str, int] = {}
     missing: dict[str, str] = {}
 
-    def enter(label: str, make: Callable[[], Callable[[], Any]]) -> None:
+    def enter(label: str, make: Callable[[], Call]) -> None:
         try:
             call = make()
             call()
-            calls[label] = call
+            calls[label], makers[label] = call, make
         except Exception as error:
             missing[label] = _first_line(error)
 
@@ -162,9 +169,8 @@ def contestants(
     nodes["Tersor"] = _nodes(ours)
     enter("Tersor + ONNX Runtime", lambda: ort(ours, flat))
     enter("Tersor + OpenVINO", lambda: openvino(ours, flat))
-    best = tersor.optimize(str(original), tuple(flat), progress=False, seconds=1.0)
-    enter(AUTO, lambda: lambda: best(*flat))
-    return calls, nodes, missing
+    enter(AUTO, lambda: partial(tersor.optimize(str(original), tuple(flat), progress=False, seconds=1.0), *flat))
+    return calls, makers, nodes, missing
 
 
 def _original(name: str, path: Path) -> tuple[Any, Any]:
@@ -238,13 +244,13 @@ def main() -> int:
     for name in options.models.split(","):
         with tempfile.TemporaryDirectory() as folder:
             try:
-                calls, counts[name], missing = contestants(name, Path(folder), options.runtimes)
+                calls, makers, counts[name], missing = contestants(name, Path(folder), options.runtimes)
             except Exception as error:
                 problems.append(f"- {name}, all: torch.onnx.export gives no file: {_first_line(error)}")
                 print(problems[-1], flush=True)
                 continue
             rows[name] = {timing.name: timing for timing in interleaved(calls, seconds=options.seconds)}
-            ratios[name] = same_runtime(calls, options.seconds / 2)
+            ratios[name] = same_runtime(calls, makers, options.seconds / 2)
         problems += [f"- {name}, {label}: {why}" for label, why in missing.items()]
         shown = {label: round(timing.median_ms, 2) for label, timing in rows[name].items()}
         print(name, shown, counts[name], missing, flush=True)
@@ -260,30 +266,47 @@ def main() -> int:
     return 0
 
 
-def same_runtime(calls: dict[str, Callable[[], Any]], seconds: float) -> dict[str, Any]:
-    """Our file against the original's in one runtime, the two alone: other libraries' threads spin on after a call."""
+def same_runtime(
+    calls: dict[str, Call], makers: dict[str, Callable[[], Call]], seconds: float
+) -> dict[str, list[float]]:
+    """Our file against the original's in one runtime, the two alone: other libraries' threads spin on after a call.
+
+    Several times, each time in sessions made anew: two of the same file differ by some percent for as long as they
+    live, by where their memory and threads lie.
+    """
     from tersor.measure import paired
 
-    pairs = {name: (calls.get(name), calls.get(f"Tersor + {name}")) for name in ("ONNX Runtime", "OpenVINO")}
-    pairs[AUTO] = calls.get("ONNX Runtime"), calls.get(AUTO)
-    return {name: paired(before, after, seconds=seconds) for name, (before, after) in pairs.items() if before and after}
+    pairs = {name: (name, f"Tersor + {name}") for name in ("ONNX Runtime", "OpenVINO")}
+    pairs[AUTO] = "ONNX Runtime", AUTO
+    found: dict[str, list[float]] = {}
+    for name, labels in pairs.items():
+        if not all(label in calls for label in labels):
+            continue
+        before, after = (calls[label] for label in labels)
+        found[name] = [paired(before, after, seconds=seconds).median]
+        for _ in range(SESSIONS - 1):
+            before, after = (makers[label]() for label in labels)
+            found[name].append(paired(before, after, seconds=seconds).median)
+    return found
 
 
-def runtime_table(ratios: dict[str, dict[str, Any]]) -> str:
+def runtime_table(ratios: dict[str, dict[str, list[float]]]) -> str:
     lines = [
-        "Tersor's file against the original's in the same runtime, the two alone: median over the rounds of the ratio "
-        "of two neighbouring turns, and its 95 % confidence interval. Last, what `auto` chose against ONNX Runtime on "
-        "the original.",
+        "Tersor's file against the original's in the same runtime, the two alone: median of the ratios of neighbouring "
+        f"turns, of {SESSIONS} pairs of sessions the middle one, with the least and the most. Last, what `auto` chose, "
+        "each time anew, against ONNX Runtime on the original.",
         "",
-        "| model | ONNX Runtime | interval | OpenVINO | interval | auto | interval |",
+        "| model | ONNX Runtime | least to most | OpenVINO | least to most | auto | least to most |",
         "|---|---|---|---|---|---|---|",
     ]
     shown = ("ONNX Runtime", "OpenVINO", AUTO)
     for name, row in ratios.items():
         found = [row.get(pair) for pair in shown]
-        cells = [f"{item.median:.3f} | {item.low:.3f}-{item.high:.3f}" if item else "- | -" for item in found]
+        cells = [
+            f"{statistics.median(item):.3f} | {min(item):.3f}-{max(item):.3f}" if item else "- | -" for item in found
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    means = [_geometric([row[pair].median for row in ratios.values() if pair in row]) for pair in shown]
+    means = [_geometric([statistics.median(row[pair]) for row in ratios.values() if pair in row]) for pair in shown]
     lines.append(f"| geometric mean | {' | '.join(f'{mean:.3f} | ' for mean in means)} |")
     return "\n".join(lines)
 
