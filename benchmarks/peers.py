@@ -282,10 +282,9 @@ def same_runtime(
     for name, labels in pairs.items():
         if not all(label in calls for label in labels):
             continue
-        before, after = (calls[label] for label in labels)
-        found[name] = [paired(before, after, seconds=seconds).median]
-        for _ in range(SESSIONS - 1):
-            before, after = (makers[label]() for label in labels)
+        found[name] = []
+        for turn in range(SESSIONS):
+            before, after = (makers[label]() if turn else calls[label] for label in labels)
             found[name].append(paired(before, after, seconds=seconds).median)
     return found
 

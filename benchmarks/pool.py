@@ -9,11 +9,10 @@ import queue
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks.results import FOLDER, read_rows
+from benchmarks.results import FOLDER, append_row, read_rows
 
 Row = dict[str, Any]
 
@@ -67,12 +66,9 @@ def resume(
     path.parent.mkdir(parents=True, exist_ok=True)
     days = {case: str(row.get("date", "")) for case, row in read_rows(path).items()}
     missing = sorted((case for case in todo if case not in days or days[case] < before), key=lambda c: days.get(c, ""))
-    with path.open("a", encoding="utf-8") as file:
-        for case, row in sweep(missing, examine, workers=workers, timeout=timeout):
-            day = datetime.now(UTC).date().isoformat()
-            file.write(json.dumps({"model": case, "date": day, **row}) + "\n")
-            file.flush()
-            print(f"{case}: {row['status']} {row['why'][:200]} {say(row)} {row['seconds']:.0f} s", flush=True)
+    for case, row in sweep(missing, examine, workers=workers, timeout=timeout):
+        append_row(path, {"model": case, **row})
+        print(f"{case}: {row['status']} {row['why'][:200]} {say(row)} {row['seconds']:.0f} s", flush=True)
     rows, whole = read_rows(path), path.with_suffix(".new")
     whole.write_text("".join(json.dumps(rows[case]) + "\n" for case in sorted(rows)), encoding="utf-8")
     whole.replace(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from tersor.context import Context
 from tersor.factor.options import whole
@@ -125,8 +125,10 @@ class Quantize:
     def _stay(self, ready: Prepared, context: Context) -> tuple[list[Layer], dict[str, float]]:
         """The layers that the noise and the budget allow, and what each costs alone, where that was looked at."""
         program, inputs = ready.program, smallest(context.calibration or (ready.program.inputs,), LOOKED_AT)
-        limits: dict[str, Any] = {"noise": self.noise, "relief": self.relief, "quality": context.quality}
-        return fitting(program, ready.rounding, ready.layers, inputs, ready.put, **limits)
+        return fitting(
+            program, ready.rounding, ready.layers, inputs, ready.put,
+            noise=self.noise, relief=self.relief, quality=context.quality,
+        )  # fmt: skip
 
 
 def _cost(layer: Layer, costs: Mapping[str, float]) -> str:

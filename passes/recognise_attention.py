@@ -19,8 +19,9 @@ from tersor.refresh import refresh
 from tersor.rewrite import erase_unused, replace
 from tersor.rewrite_values import key
 from tersor.target import Target
+from tersor.tokens.attend import is_attention
+from tersor.tokens.cuts import attentions
 
-ATTENTION = "scaled_dot_product_attention"
 SOFTMAX = ("softmax", "_softmax", "_safe_softmax", "log_softmax", "_log_softmax")
 
 
@@ -74,7 +75,7 @@ def _rewrite(
 
 def possible(program: Program) -> int:
     """How many attentions there are at most, recognised or not."""
-    return sum(key(node) == ATTENTION or key(node) in SOFTMAX for node in program.nodes)
+    return sum(is_attention(node) or key(node) in SOFTMAX for node in program.nodes)
 
 
 def recognised(program: Program, context: Context) -> list[fx.Node]:
@@ -82,9 +83,10 @@ def recognised(program: Program, context: Context) -> list[fx.Node]:
     RecogniseAttention()(program, told := Context())
     if told.taken:
         refresh(program)
-    found = [node for node in program.nodes if key(node) == ATTENTION]
-    nodes = {node.name: node for node in program.nodes}
-    for site in [] if found else told.skipped:
-        if site.node in nodes:
-            context.skip(nodes[site.node], f"no attention: {site.detail}")
+    found = attentions(program)
+    if not found:
+        nodes = {node.name: node for node in program.nodes}
+        for site in told.skipped:
+            if site.node in nodes:
+                context.skip(nodes[site.node], f"no attention: {site.detail}")
     return found

@@ -18,11 +18,12 @@ from tersor.attention.worth import graph_seconds
 from tersor.context import Context
 from tersor.errors import CaptureError, RewriteError
 from tersor.factor.options import count, whole
-from tersor.passes.recognise_attention import ATTENTION, possible, recognised
+from tersor.passes.recognise_attention import possible, recognised
 from tersor.program import Program
 from tersor.rewrite import erase_unused
-from tersor.rewrite_values import argument, arguments, key
+from tersor.rewrite_values import argument, arguments
 from tersor.target import Target
+from tersor.tokens.attend import is_attention
 
 LOOKED_AT = 4
 """Calibration inputs that layers are compared on."""
@@ -158,7 +159,7 @@ def _put(program: Program, reuse: Reuse, speller: Speller) -> None:
     nodes = {node.name: node for node in program.nodes}
     source, node = nodes[reuse.source], nodes[reuse.node]
     weights = source.args[0]
-    if key(source) == ATTENTION:
+    if is_attention(source):
         module = Map(bool(argument(source, "is_causal")), argument(source, "scale"))
         given = operands(source, "query", "key", "attn_mask")
         weights = speller.spell(program, source, module, given, f"map {module.causal} {module.scale}")

@@ -38,8 +38,7 @@ def cut(program: Program, axes: Axes, kept: Kept, extra: Sequence[Flat] = ()) ->
     before = program.clone()
     remove(program, axes, kept)
     refresh(program)
-    masks = hiding(before)
-    cases = [*bindings(before, extra), *([] if masks is None else [masks])]
+    cases = [case for case in (*bindings(before, extra), hiding(before)) if case is not None]
     wanted = [zeroed(before, axes, kept, case.inputs) for case in cases]
 
     def noise(position: int) -> list[float]:

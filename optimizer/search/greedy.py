@@ -140,12 +140,12 @@ class Search:
         return [step for _, step in sorted(found, key=lambda item: -item[0])]
 
     def _neighbours(self, current: Selection) -> Iterator[Selection]:
-        for row in self.rows:
+        for row in (row for row in self.rows if row[0].name not in PREPARES):
             name = row[0].name
             others = [item for item in current if item.name != name and not prepares(item, name)]
             for part in [tried for tried in self.trials if is_part(tried) and any(item in tried for item in row)]:
                 step = self._ordered([*others, *part])
-                if step != current and name not in PREPARES and legal([item.name for item in step]):
+                if step != current and legal([item.name for item in step]):
                     yield step
 
     def _ordered(self, choices: Sequence[Choice]) -> Selection:
