@@ -48,6 +48,8 @@ class Interface:
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
         """The tensor inputs of a call, in graph order; raises InputError where the call does not fit."""
+        if not kwargs and len(args) == self._direct and _tensors(args):
+            return tuple(args)
         plain = self._plain(args, kwargs)
         if plain is not None:
             return plain
@@ -72,13 +74,19 @@ class Interface:
         alone = all(child.is_leaf() for child in self.in_spec.children())
         return names if usual and alone and names == tuple(item.name for item in first) else ()
 
+    @cached_property
+    def _direct(self) -> int:
+        """So many tensors by position are the graph's inputs as they are; -1 where that is never so."""
+        by_name = self.parameters is None or self.in_spec is None
+        return len(self.input_names) if by_name else len(self._tensor_names) or -1
+
     def _plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat | None:
         """The inputs of a call with tensors only, without the microseconds that structures take; None for others."""
         names = self._tensor_names
         if not names or len(args) + len(kwargs) != len(names):
             return None
         given = tuple(args) if not kwargs else (*args, *[kwargs.get(name) for name in names[len(args) :]])
-        return given if all(isinstance(value, torch.Tensor) for value in given) else None
+        return given if _tensors(given) else None
 
     def _pick(self, leaves: Sequence[Any]) -> Flat:
         found: dict[int, torch.Tensor] = {}
@@ -100,8 +108,6 @@ class Interface:
             )
 
     def _by_name(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
-        if not kwargs and len(args) == len(self.input_names) and all(isinstance(v, torch.Tensor) for v in args):
-            return tuple(args)
         only = next(iter(args), None)
         if len(args) == 1 and isinstance(only, Mapping) and not kwargs:
             args, kwargs = (), only
@@ -127,6 +133,13 @@ class Interface:
             for position, slot in enumerate(self.out_leaves)
         ]
         return pytree.tree_unflatten(leaves, self.out_spec)
+
+
+def _tensors(values: Sequence[Any]) -> bool:
+    for value in values:  # a generator under `all` takes three times as long
+        if not isinstance(value, torch.Tensor):
+            return False
+    return True
 
 
 def bind(parameters: inspect.Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:

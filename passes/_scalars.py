@@ -206,6 +206,25 @@ def one_variance(match: Match) -> Plan:
     return lambda: match.call(target, given["self"], [positive(dim, x.dim()) for dim in dims], **options)
 
 
+@node_rule("matmul", "bmm")
+def one_scale(match: Match) -> Plan:
+    """Where both factors of a product are scaled, one is, by both numbers: torch.onnx.export divides attention's so."""
+    scaled = [_scaled(factor) for factor in match.args]
+    if len(scaled) != 2 or scaled[0] is None or scaled[1] is None:
+        return None
+    (first, one), (second, other) = scaled
+    return lambda: match.call(match.root.target, match.call(aten.mul.Tensor, first, one * other), second)
+
+
+def _scaled(factor: Any) -> tuple[fx.Node, float] | None:
+    """What is multiplied with a literal for this one reader, and the literal."""
+    if key(factor) != "mul" or len(factor.users) != 1 or not is_floating(factor):
+        return None
+    x, number = positional(factor)[:2]
+    plain = isinstance(x, fx.Node) and isinstance(number, float) and fake(x).dtype == fake(factor).dtype
+    return (x, number) if plain else None
+
+
 RULES: tuple[AnyRule, ...] = (
     literal,
     one_clamp,
@@ -213,6 +232,7 @@ RULES: tuple[AnyRule, ...] = (
     mean_of_sum,
     one_reduction,
     one_variance,
+    one_scale,
     Rule(
         "reciprocal of a square root",
         lambda x: aten.reciprocal(aten.sqrt(x)),

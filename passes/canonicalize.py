@@ -8,7 +8,7 @@ from typing import ClassVar
 from torch import fx
 
 from tersor.context import Context
-from tersor.passes import _activations, _linear, _noops, _norms, _scalars, _splits, _views
+from tersor.passes import _activations, _linear, _noops, _norms, _scalars, _splits, _transposes, _views
 from tersor.passes._weights import share_weight_nodes
 from tersor.program import Program
 from tersor.rewrite import rewrite
@@ -17,6 +17,7 @@ from tersor.rewrite_values import ASSERTIONS, key, known, positional, value
 _RULES = (
     *_noops.COPIES,
     *_views.RULES,
+    *_transposes.RULES,
     *_splits.RULES,
     *_noops.IDENTITIES,
     *_scalars.RULES,
@@ -31,8 +32,10 @@ class Canonicalize:
     """Spell each computation in one way.
 
     - layout: ``reshape``, ``permute``, ``squeeze.dims``, ``unsqueeze``, ``select``, ``slice``, ``split_with_sizes``
-      with positive axes and literal sizes (-1 for the one that is dynamic); chains merged; copies dropped.
-    - arithmetic: literals instead of one-element weights; ``mul``, ``add``, ``clamp``, ``rsqrt``.
+      with positive axes and literal sizes (-1 for the one that is dynamic); chains merged; axes are transposed as they
+      were before they are joined; copies dropped.
+    - arithmetic: literals instead of one-element weights; ``mul``, ``add``, ``clamp``, ``rsqrt``; one scale for a
+      product, not one for each factor.
     - layers spelled out in arithmetic: ``linear``, ``layer_norm``, ``rms_norm``, ``gelu``, ``silu``, ``hardswish``,
       ``hardsigmoid``, ``mish``, ``leaky_relu``, ``softmax``; batch norm is ``batch_norm`` in evaluation.
 

@@ -64,28 +64,29 @@ class Session:
         self._outputs = [value.name for value in self.session.get_outputs()]
         types = [value.type for value in (*self.session.get_inputs(), *self.session.get_outputs())]
         self._numpy = not any("bfloat16" in kind or "float8" in kind for kind in types)
+        # What its `run` calls after five microseconds of checks, which a zip over the names makes needless.
+        self._run = getattr(self.session, "_sess", self.session).run
 
     def run(self, inputs: Sequence[torch.Tensor]) -> Flat:
         """Outputs of the model on flat inputs, in memory that nothing else refers to.
 
         They are in the CPU's memory, and in the GPU's where an input is.
         """
+        arrays = _arrays(inputs) if self._numpy else None
         try:
+            if arrays is not None:
+                return self._run_arrays(arrays)
             if any(value.is_cuda for value in inputs):
                 return run_bound(self.session, self._inputs, self._outputs, inputs, "cuda")
-            return self._run_numpy(inputs) if self._numpy else self._run_values(inputs)
+            return self._run_values(inputs)
         except TersorError:
             raise
         except Exception as error:  # ONNX Runtime has a dozen exception classes without a common one
             raise BackendError(f"ONNX Runtime fails on the model: {_reason(error)}", "try another backend") from error
 
-    def _run_numpy(self, inputs: Sequence[torch.Tensor]) -> Flat:
-        try:
-            arrays = [value.numpy() for value in inputs]
-        except (RuntimeError, TypeError):  # it requires a gradient, or is not in the CPU's memory
-            arrays = [_host(value).numpy() for value in inputs]
-        made = self.session.run(self._outputs, dict(zip(self._inputs, arrays, strict=True)))
-        return tuple(map(_from_numpy, made))
+    def _run_arrays(self, arrays: Sequence[Any]) -> Flat:
+        made = self._run(self._outputs, dict(zip(self._inputs, arrays, strict=True)), None)
+        return tuple([_from_numpy(value) for value in made])
 
     def _run_values(self, inputs: Sequence[torch.Tensor]) -> Flat:
         held = [_host(value) for value in inputs]
@@ -93,11 +94,20 @@ class Session:
         return tuple(_from_ort(value) for value in self.session.run_with_ort_values(self._outputs, feeds))
 
 
+def _arrays(inputs: Sequence[torch.Tensor]) -> list[Any] | None:
+    """The inputs as numpy sees them; None where one lies in a GPU's memory."""
+    try:
+        return [value.numpy() for value in inputs]
+    except (RuntimeError, TypeError):  # it requires a gradient, or is not in the CPU's memory
+        return None if any(value.is_cuda for value in inputs) else [_host(value).numpy() for value in inputs]
+
+
 def _from_numpy(value: Any) -> torch.Tensor:
-    array = value if isinstance(value, numpy.ndarray) else numpy.asarray(value)
-    if array.dtype.char == "Q":  # unsigned long long: a type of its own as wide as uint64, and unknown to torch
-        array = array.view(numpy.uint64)
-    return torch.from_numpy(array)
+    try:
+        return torch.from_numpy(value)
+    except TypeError:  # a sequence or a scalar, or unsigned long long: as wide as uint64, and unknown to torch
+        array = numpy.asarray(value)
+        return torch.from_numpy(array.view(numpy.uint64) if array.dtype.char == "Q" else array)
 
 
 def _host(value: torch.Tensor) -> torch.Tensor:

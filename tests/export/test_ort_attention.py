@@ -132,6 +132,20 @@ def test_what_is_something_else_stays(function: Callable[..., Any]) -> None:
     assert fused(function, True) == 0
 
 
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_as_torch_onnx_export_spells_it(dynamic: bool, tmp_path: Path) -> None:
+    model, x = Layer(split, True).eval(), torch.randn(2, LENGTH, 16)
+    shapes = ({0: "batch", 1: "tokens"},) if dynamic else None
+    exported = torch.onnx.export(model, (x,), dynamo=True, dynamic_shapes=shapes, verbose=False)
+    assert exported is not None
+    exported.save(tmp_path / "model.onnx")
+    program = load(tmp_path / "model.onnx")
+    program = run(program, parse(EXACT), Reference.of(program)).program
+    made = with_whole_attention(to_onnx_model(program))
+    assert sum(node.domain == "com.microsoft" for node in made.graph) == 1
+    torch.testing.assert_close(Session(made, 1).run((x,))[0], model(x), rtol=1e-5, atol=1e-5)
+
+
 def whole(name: str) -> Program:
     """After the exact passes."""
     entry = entry_of(name)

@@ -19,6 +19,18 @@ CASES: dict[str, tuple[Any, dict[str, int]]] = {
     "squeeze": (lambda x: x.unsqueeze(1).squeeze(1).relu(), {"relu": 1}),
     "unsqueezed view": (lambda x: x.reshape(-1, 24).unsqueeze(-1), {"reshape": 1}),
     "two transposes": (lambda x: x.transpose(1, 2).mT.relu(), {"relu": 1}),
+    "transposed while joined": (
+        lambda x: x.sin().view(x.shape[0], 2, 2, 6).cos().reshape(-1, 2, 6).mT.reshape(x.shape[0], 2, 6, 2).relu(),
+        {"sin": 1, "reshape": 1, "cos": 1, "permute": 1, "relu": 1},
+    ),
+    "joined, moved, as before": (
+        lambda x: x.sin().view(x.shape[0], 1, 4, 6).reshape(-1, 4, 6).mT.reshape(x.shape[0], 1, 6, 4).relu(),
+        {"sin": 1, "permute": 1, "reshape": 1, "relu": 1},
+    ),
+    "shuffled channels": (
+        lambda x: x.view(x.shape[0], 2, 2, 6).transpose(1, 2).reshape(x.shape[0], 4, 6).relu(),
+        {"reshape": 2, "permute": 1, "relu": 1},
+    ),
     "merged permutes": (lambda x: x.permute(2, 0, 1).transpose(0, 1).relu(), {"permute": 1, "relu": 1}),
     "contiguous": (lambda x: x.transpose(1, 2).contiguous().view(x.shape[0], 24), {"permute": 1, "reshape": 1}),
     "expand": (lambda x: x.expand(-1, 4, 6).relu(), {"relu": 1}),

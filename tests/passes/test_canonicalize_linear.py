@@ -44,6 +44,22 @@ def test_product_of_two_inputs_is_no_linear_layer() -> None:
     assert not context.skipped
 
 
+def test_scales_of_both_factors_are_one() -> None:
+    model, x = Compute(lambda x: (x * 0.5) @ (x.transpose(1, 2) * 0.25)), _x(2, 4, 6)
+    program = captured(model, x)
+    apply(program, "canonicalize")
+    assert operators(program) == {"mul": 1, "permute": 1, "matmul": 1}
+    assert_equal(program, model, x)
+
+
+@pytest.mark.parametrize("function", [lambda x: (x * 0.5) @ x.mT, lambda x: ((y := x * 0.5) @ (x.mT * 0.25)) + y.sum()])
+def test_a_scale_that_others_read_stays(function: Any) -> None:
+    program = captured(Compute(function), _x(2, 4, 6))
+    before = operators(program)["mul"]
+    apply(program, "canonicalize")
+    assert operators(program)["mul"] == before
+
+
 def test_tied_weight_is_not_stored_twice() -> None:
     def function(x: Tensor, w: Tensor) -> Tensor:
         return torch.nn.functional.embedding(x.argmax(-1), w) @ w
