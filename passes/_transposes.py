@@ -1,4 +1,4 @@
-"""Rules for transposes between reshapes: axes that are joined, moved as one, and taken apart again."""
+"""Rules for transposes between reshapes: axes that are taken apart behind a transpose are so before it."""
 
 from __future__ import annotations
 
@@ -9,32 +9,30 @@ import torch
 
 from tersor.passes._views import permutation
 from tersor.rewrite import AnyRule, Match, Plan, node_rule
-from tersor.rewrite_values import argument, key, known, positional, same_shape, same_size, tensor
+from tersor.rewrite_values import argument, key, known, positional, same_size, tensor
 
 aten = torch.ops.aten
 
 
 @node_rule("reshape")
-def transposed_apart(match: Match) -> Plan:
-    """Axes joined by a reshape, transposed, and taken apart by another are transposed as they were.
+def divided_before_transpose(match: Match) -> Plan:
+    """Axes that a reshape makes, a transpose moves and another reshape divides are divided first: one reshape less.
 
     torch.onnx.export transposes the keys of attention so, with batch and heads joined to three axes.
     """
     moved = argument(match.root, "self")
     order = permutation(moved)
-    joined = positional(moved)[0] if order is not None and len(moved.users) == 1 else None
-    x, out = tensor(argument(joined, "self")) if key(joined) == "reshape" else None, tensor(match.root)
-    between = tensor(joined)
-    if x is None or out is None or between is None or order is None or len(joined.users) != 1:
+    joined = positional(moved)[0] if order is not None else None
+    if key(joined) != "reshape" or len(joined.users) != 1 or len(moved.users) != 1:
         return None
-    blocks = joined_axes(x.shape, between.shape)
-    if blocks is None:
+    out, between = tensor(match.root), tensor(moved)
+    blocks = joined_axes(out.shape, between.shape) if out is not None and between is not None else None
+    if blocks is None or order is None:
         return None
-    axes = [axis for place in order for axis in blocks[place]]
-    if not same_shape([x.shape[axis] for axis in axes], out.shape):
-        return None
-    source = argument(joined, "self")
-    return lambda: match.call(aten.permute.default, source, axes) if axes != sorted(axes) else source
+    source, given = argument(joined, "self"), positional(match.root)[1]
+    before = [axis for place in sorted(range(len(order)), key=order.__getitem__) for axis in blocks[place]]
+    sizes, axes = [given[axis] for axis in before], [before.index(axis) for axis in range(len(before))]
+    return lambda: match.call(aten.permute.default, match.call(aten.reshape.default, source, sizes), axes)
 
 
 def joined_axes(before: Sequence[Any], after: Sequence[Any]) -> list[list[int]] | None:
@@ -62,4 +60,4 @@ def joined_axes(before: Sequence[Any], after: Sequence[Any]) -> list[list[int]] 
     return blocks
 
 
-RULES: tuple[AnyRule, ...] = (transposed_apart,)
+RULES: tuple[AnyRule, ...] = (divided_before_transpose,)

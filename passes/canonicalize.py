@@ -32,8 +32,8 @@ class Canonicalize:
     """Spell each computation in one way.
 
     - layout: ``reshape``, ``permute``, ``squeeze.dims``, ``unsqueeze``, ``select``, ``slice``, ``split_with_sizes``
-      with positive axes and literal sizes (-1 for the one that is dynamic); chains merged; axes are transposed as they
-      were before they are joined; copies dropped.
+      with positive axes and literal sizes (-1 for the one that is dynamic); chains merged; axes are divided
+      before they are transposed; copies dropped.
     - arithmetic: literals instead of one-element weights; ``mul``, ``add``, ``clamp``, ``rsqrt``; one scale for a
       product, not one for each factor.
     - layers spelled out in arithmetic: ``linear``, ``layer_norm``, ``rms_norm``, ``gelu``, ``silu``, ``hardswish``,

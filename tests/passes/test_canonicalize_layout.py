@@ -27,6 +27,10 @@ CASES: dict[str, tuple[Any, dict[str, int]]] = {
         lambda x: x.sin().view(x.shape[0], 1, 4, 6).reshape(-1, 4, 6).mT.reshape(x.shape[0], 1, 6, 4).relu(),
         {"sin": 1, "permute": 1, "reshape": 1, "relu": 1},
     ),
+    "divided behind a transpose": (
+        lambda x: x.sin().reshape(-1, 2, 6).mT.reshape(x.shape[0], 2, 6, 2).relu(),
+        {"sin": 1, "reshape": 1, "permute": 1, "relu": 1},
+    ),
     "shuffled channels": (
         lambda x: x.view(x.shape[0], 2, 2, 6).transpose(1, 2).reshape(x.shape[0], 4, 6).relu(),
         {"reshape": 2, "permute": 1, "relu": 1},
