@@ -44,6 +44,7 @@ class Session:
         threads: int = 0,
         device: str = "cpu",
         providers: Sequence[Provider] | None = None,
+        without: Sequence[str] = (),
     ) -> None:
         """Load a file or a model in memory.
 
@@ -52,13 +53,14 @@ class Session:
             threads: threads of one operator; 0 leaves it to ONNX Runtime.
             device: "cpu" or "cuda".
             providers: execution providers, the preferred one first; None takes that of the device.
+            without: ONNX Runtime's own rewrites that are to be left out, by name.
 
         Raises:
             BackendError: ONNX Runtime refuses the model, or has no provider for the device.
         """
         wanted = list(providers) if providers is not None else _providers(device)
         _check_providers(wanted)
-        self.session = _load(model, _options(threads), wanted)
+        self.session = _load(model, _options(threads), wanted, without)
         _check_fallback(self.session, wanted)
         self._inputs = [value.name for value in self.session.get_inputs()]
         self._outputs = [value.name for value in self.session.get_outputs()]
@@ -179,20 +181,20 @@ def _check_fallback(session: Any, wanted: Sequence[Provider]) -> None:
         )
 
 
-def _load(model: str | Path | ir.Model, options: Any, providers: list[Provider]) -> Any:
+def _load(model: str | Path | ir.Model, options: Any, providers: list[Provider], without: Sequence[str]) -> Any:
     if not isinstance(model, ir.Model):
-        return _session(str(model), options, providers)
+        return _session(str(model), options, providers, without)
     if encoded_size(model) <= PROTOBUF_LIMIT:
-        return _session(to_bytes(model), options, providers)
+        return _session(to_bytes(model), options, providers, without)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         write_model(model, path)
-        return _session(str(path), options, providers)
+        return _session(str(path), options, providers, without)
 
 
-def _session(source: str | bytes, options: Any, providers: list[Provider]) -> Any:
+def _session(source: str | bytes, options: Any, providers: list[Provider], without: Sequence[str]) -> Any:
     try:
-        return onnxruntime.InferenceSession(source, options, providers=providers)
+        return onnxruntime.InferenceSession(source, options, providers=providers, disabled_optimizers=list(without))
     except Exception as error:  # ONNX Runtime has a dozen exception classes without a common one
         raise BackendError(
             f"ONNX Runtime cannot load the model: {_reason(error)}", "try another backend or another opset"

@@ -115,7 +115,7 @@ def fused(function: Callable[..., Any], dynamic: bool, bias: bool = True) -> int
     return sum(node.domain == "com.microsoft" for node in made.graph)
 
 
-CASES = [(function, dynamic) for function in (split, packed, biased, masked) for dynamic in (False, True)]
+CASES = [(function, dynamic) for function in (split, packed, biased, masked, causal) for dynamic in (False, True)]
 
 
 @pytest.mark.parametrize(("function", "dynamic"), [*CASES, (averaged, False)])
@@ -123,11 +123,15 @@ def test_one_operator(function: Callable[..., Any], dynamic: bool) -> None:
     assert fused(function, dynamic) == 1
 
 
+def test_thirds_in_another_order_are_read_one_by_one() -> None:
+    assert fused(keys_first, True) == 1
+
+
 def test_layers_without_a_bias() -> None:
     assert fused(split, True, bias=False) == 1
 
 
-@pytest.mark.parametrize("function", [keys_first, causal, weights_read_twice, turned])
+@pytest.mark.parametrize("function", [weights_read_twice, turned])
 def test_what_is_something_else_stays(function: Callable[..., Any]) -> None:
     assert fused(function, True) == 0
 
