@@ -209,10 +209,10 @@ def one_variance(match: Match) -> Plan:
 @node_rule("matmul", "bmm")
 def one_scale(match: Match) -> Plan:
     """Where both factors of a product are scaled, one is, by both numbers: torch.onnx.export divides attention's so."""
-    scaled = [_scaled(factor) for factor in match.args]
-    if len(scaled) != 2 or scaled[0] is None or scaled[1] is None:
+    left, right = (*map(_scaled, match.args), None, None)[:2]
+    if left is None or right is None:
         return None
-    (first, one), (second, other) = scaled
+    (first, one), (second, other) = left, right
     return lambda: match.call(match.root.target, match.call(aten.mul.Tensor, first, one * other), second)
 
 

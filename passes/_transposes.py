@@ -21,13 +21,14 @@ def divided_before_transpose(match: Match) -> Plan:
     torch.onnx.export transposes the keys of attention so, with batch and heads joined to three axes.
     """
     moved = argument(match.root, "self")
-    order = permutation(moved)
-    joined = positional(moved)[0] if order is not None else None
+    order, out, between = permutation(moved), tensor(match.root), tensor(moved)
+    if order is None or out is None or between is None:
+        return None
+    joined = positional(moved)[0]
     if key(joined) != "reshape" or len(joined.users) != 1 or len(moved.users) != 1:
         return None
-    out, between = tensor(match.root), tensor(moved)
-    blocks = joined_axes(out.shape, between.shape) if out is not None and between is not None else None
-    if blocks is None or order is None:
+    blocks = joined_axes(out.shape, between.shape)
+    if blocks is None:
         return None
     source, given = argument(joined, "self"), positional(match.root)[1]
     before = [axis for place in sorted(range(len(order)), key=order.__getitem__) for axis in blocks[place]]
