@@ -19,17 +19,16 @@ from tersor.rewrite_values import key
 from tersor.target import Target
 
 SLOWER = ("SkipLayerNormFusion", "MatMulAddFusion")
-"""Rewrites of ONNX Runtime that do not pay on a CPU, as of 1.31.
+"""Rewrites of ONNX Runtime that do not pay on a CPU, as of 1.31: ``benchmarks/ort_rewrites.py`` measures it.
 
-The sum in front of a layer normalisation made part of it runs slower than the two (all-MiniLM-L6-v2 7 % on one thread,
-a BERT of two layers 19 %); a product and its bias as ``Gemm`` brings two reshapes (1 to 7 %).
+The sum in front of a layer normalisation is made part of it, which runs slower than the two; a product and its bias
+become ``Gemm`` between two reshapes.
 """
 
 _SCRIPT = """\
-from pathlib import Path
-import numpy as np, onnxruntime
+import pathlib, numpy as np, onnxruntime
 slower = ["SkipLayerNormFusion", "MatMulAddFusion"]  # on CPUs
-session = onnxruntime.InferenceSession(Path(__file__).with_name("model.onnx"), disabled_optimizers=slower)
+session = onnxruntime.InferenceSession(pathlib.Path(__file__).with_name("model.onnx"), disabled_optimizers=slower)
 outputs = session.run(None, {inputs})
 print({{value.name: array.shape for value, array in zip(session.get_outputs(), outputs)}})
 """
@@ -52,8 +51,8 @@ class OnnxRuntime:
     Attributes:
         tf32: on CUDA, multiply float32 numbers with 10 bits of mantissa; faster, and not what the program says.
         nhwc: on CUDA, keep images with their channels last, as tensor cores read them.
-        attention: on a CPU, run self-attention as the one operator that ONNX Runtime has for it, also in what `save`
-            writes; other runtimes cannot read that.
+        attention: on a CPU, run self-attention as the one operator that ONNX Runtime has for it, with rotary embeddings
+            and shared heads in it, also in what `save` writes; other runtimes cannot read that.
     """
 
     tf32: bool = False
@@ -69,7 +68,7 @@ class OnnxRuntime:
     def compile(self, program: Program, target: Target) -> Compiled:
         """A callable that keeps its own session; raises ExportError or BackendError."""
         providers = [self.cuda(), "CPUExecutionProvider"] if target.device == "cuda" else None
-        model = to_onnx_model(program) if providers else self._for_cpu(program)
+        model = to_onnx_model(program) if providers else self.for_cpu(program)
         session = Session(model, target.threads, target.device, providers, () if providers else SLOWER)
 
         def run(*inputs: object) -> Flat:
@@ -77,7 +76,8 @@ class OnnxRuntime:
 
         return run
 
-    def _for_cpu(self, program: Program) -> ir.Model:
+    def for_cpu(self, program: Program) -> ir.Model:
+        """What its sessions on a CPU run: standard operators, and its own for attention where that is wanted."""
         model = to_onnx_model(program)
         return with_whole_attention(model) if self.attention else model
 
@@ -88,7 +88,7 @@ class OnnxRuntime:
     def save(self, program: Program, folder: Path) -> list[Path]:
         """Write ``model.onnx`` and ``run.py``, a script that needs onnxruntime and numpy only."""
         four_bits = any(key(node) == "quantized_decomposed::dequantize_per_channel_group" for node in program.nodes)
-        return save_onnx_folder(program, folder, _UNROUNDED if four_bits else _SCRIPT, self._for_cpu(program))
+        return save_onnx_folder(program, folder, _UNROUNDED if four_bits else _SCRIPT, self.for_cpu(program))
 
     def lint(self, program: Program, target: Target) -> list[Finding]:
         """Dtypes without kernels, or with slow ones."""

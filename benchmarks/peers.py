@@ -120,7 +120,7 @@ def contestants(
     import tersor
 
     original = folder / "original.onnx"
-    model, inputs = _original(name, original)
+    model, inputs = original_file(name, original)
     flat = [value for value in pytree.tree_leaves(inputs) if isinstance(value, torch.Tensor)]
     args, kwargs = (inputs, {}) if isinstance(inputs, tuple) else ((), inputs)
     calls: dict[str, Call] = {}
@@ -173,7 +173,7 @@ def contestants(
     return calls, makers, nodes, missing
 
 
-def _original(name: str, path: Path) -> tuple[Any, Any]:
+def original_file(name: str, path: Path) -> tuple[Any, Any]:
     """The model, None where there is only a file, and inputs; the original's file is written to ``path``."""
     if name.startswith("real:ocr-"):
         import torch
