@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tersor.backend import find_backend
-from tersor.backends.onnxruntime import OnnxRuntime
+from tersor.backends.onnxruntime import SLOWER, OnnxRuntime
 from tersor.backends.onnxruntime_tensorrt import OnnxRuntimeTensorRT
 from tersor.capture.torch import capture_module
 from tersor.errors import BackendError
@@ -62,14 +62,14 @@ def test_the_cuda_provider_gets_its_options(program: Program, monkeypatch: pytes
     seen = []
 
     class Session:
-        def __init__(self, model, threads, device, providers) -> None:
-            seen.append((device, providers))
+        def __init__(self, model, threads, device, providers, without) -> None:
+            seen.append((device, providers, without))
 
     monkeypatch.setattr("tersor.backends.onnxruntime.Session", Session)
     find_backend("onnxruntime{nhwc=true}").compile(program, CUDA)
     find_backend("onnxruntime").compile(program, Target("cpu", "cpu", 1))
     cuda = ("CUDAExecutionProvider", {"use_tf32": "0", "prefer_nhwc": "1"})
-    assert seen == [("cuda", [cuda, "CPUExecutionProvider"]), ("cpu", None)]
+    assert seen == [("cuda", [cuda, "CPUExecutionProvider"], ()), ("cpu", None, SLOWER)]
     assert options_of(OnnxRuntime(tf32=True).cuda())["use_tf32"] == "1"
 
 
