@@ -50,6 +50,7 @@ class _Heads:
 
     source: ir.Value
     count: int
+    width: int
     turn: Turn | None
 
 
@@ -58,7 +59,7 @@ def group(graph: ir.Graph, softmax: ir.Node) -> bool:
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < SINCE:
         return False
     for found in products_of(softmax):
-        parts = _heads(found.queries), _keys(found.keys), _heads(found.values)
+        parts = _heads(found.queries), _keys(found.keys), _heads(_before_repeats(found.values))
         if all(parts) and _fit(found, *parts):  # type: ignore[arg-type]
             _put(graph, found, *parts)  # type: ignore[arg-type]
             return True
@@ -69,12 +70,11 @@ def _keys(value: ir.Value) -> _Heads | None:
     """Keys whose last two axes change places, behind what makes heads of them or at once."""
     node = made_by(value, "Transpose")
     if node is not None and ints_attribute(node, "perm") == [0, 1, 3, 2]:
-        return _heads(node.inputs[0])
+        return _heads(_before_repeats(node.inputs[0]))
     return _split(transposed(value, [0, 2, 3, 1]), None)
 
 
 def _heads(value: ir.Value | None) -> _Heads | None:
-    value = _before_repeats(value)
     node = value.producer() if value is not None else None
     turn = turn_of(node) if node is not None else None
     return _split(transposed(value if turn is None else turn.x, HEADS), turn)
@@ -83,9 +83,10 @@ def _heads(value: ir.Value | None) -> _Heads | None:
 def _split(reshape: ir.Node | None, turn: Turn | None) -> _Heads | None:
     source = reshape.inputs[0] if reshape is not None else None
     dims = divided(source, reshape, 4) if reshape is not None else None
-    if source is None or dims is None or not isinstance(dims[2], int) or source.dtype != ir.DataType.FLOAT:
+    count, width = dims[2:] if dims is not None else (None, None)
+    if source is None or not isinstance(count, int) or not isinstance(width, int) or source.dtype != ir.DataType.FLOAT:
         return None
-    return _Heads(source, dims[2], turn)
+    return _Heads(source, count, width, turn)
 
 
 def _before_repeats(value: ir.Value | None) -> ir.Value | None:
@@ -103,12 +104,14 @@ def _before_repeats(value: ir.Value | None) -> ir.Value | None:
 
 
 def _fit(found: Products, queries: _Heads, keys: _Heads, values: _Heads) -> bool:
-    """Whether the three are as the operator wants them: of the same tokens, turned by the same angles."""
-    leads = [(dims_of(part.source) or (None, None))[:2] for part in (queries, keys, values)]
-    same = all(same_dims(leads[0], lead) for lead in leads) and keys.count == values.count
-    if not same or queries.count % keys.count or values.turn is not None or not joined_by(found.output, queries.source):
+    """Whether the three are as the operator wants them: of the same tokens and width, turned by the same angles."""
+    parts = queries, keys, values
+    leads = [(dims_of(part.source) or (None, None))[:2] for part in parts]
+    same = all(same_dims(leads[0], lead) for lead in leads) and len({part.width for part in parts}) == 1
+    if not same or keys.count != values.count or queries.count % keys.count or values.turn is not None:
         return False
-    return is_bias(found.added, queries.source, queries.count) and _same_turn(queries.turn, keys.turn)
+    fits = joined_by(found.output, queries.source) and is_bias(found.added, queries.source, queries.count)
+    return fits and _same_turn(queries.turn, keys.turn)
 
 
 def _same_turn(one: Turn | None, other: Turn | None) -> bool:

@@ -99,6 +99,28 @@ def test_turned_otherwise_stays(turn: Turn, keys: Turn) -> None:
     assert grouped(Grouped(turn, keys, "causal"), True) == 0
 
 
+class Wide(nn.Module):
+    """Values of other heads than keys, or queries that are repeated as well."""
+
+    def __init__(self, wide: int, alike: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.alike, self.heads = alike, SHARED if alike else HEADS
+        self.query, self.key = nn.Linear(24, self.heads * WIDTH), nn.Linear(24, SHARED * WIDTH)
+        self.value = nn.Linear(24, SHARED * wide)
+
+    def forward(self, x: Tensor) -> Any:
+        q = self.query(x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = (layer(x).unflatten(-1, (SHARED, -1)).transpose(1, 2) for layer in (self.key, self.value))
+        q = repeated(q) if self.alike else q
+        return F.scaled_dot_product_attention(q, repeated(k), repeated(v)).transpose(1, 2).flatten(2)
+
+
+@pytest.mark.parametrize(("wide", "alike"), [(WIDTH // 2, False), (WIDTH, True)])
+def test_heads_that_do_not_match_stay(wide: int, alike: bool) -> None:
+    assert grouped(Wide(wide, alike), True) == 0
+
+
 def test_what_an_older_runtime_lacks_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort_grouped, "SINCE", (99, 0))
     assert grouped(Grouped(halves, None, ""), False) == 0
