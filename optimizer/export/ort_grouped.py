@@ -41,6 +41,9 @@ from tersor.export.rotary import Turn, angle_dims, halved, turn_of
 SINCE = (1, 31)
 """The first release tried whose operator need not be causal."""
 
+_STEP, _TURNED_STEP = 8, 16
+"""The operator takes heads whose width is a multiple of the first, and turns those of the second."""
+
 _LIMIT = 1 << 24
 
 
@@ -109,6 +112,8 @@ def _fit(found: Products, queries: _Heads, keys: _Heads, values: _Heads) -> bool
     leads = [(dims_of(part.source) or (None, None))[:2] for part in parts]
     same = all(same_dims(leads[0], lead) for lead in leads) and len({part.width for part in parts}) == 1
     if not same or keys.count != values.count or queries.count % keys.count or values.turn is not None:
+        return False
+    if queries.width % (_STEP if queries.turn is None else _TURNED_STEP):
         return False
     fits = joined_by(found.output, queries.source) and is_bias(found.added, queries.source, queries.count)
     return fits and _same_turn(queries.turn, keys.turn)

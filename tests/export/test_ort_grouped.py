@@ -116,6 +116,12 @@ class Wide(nn.Module):
         return F.scaled_dot_product_attention(q, repeated(k), repeated(v)).transpose(1, 2).flatten(2)
 
 
+@pytest.mark.parametrize(("turn", "width", "count"), [(plain, 8, 1), (plain, 4, 0), (halves, 8, 0)])
+def test_widths_that_the_operator_takes(turn: Turn, width: int, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(globals(), "WIDTH", width)
+    assert grouped(Grouped(turn, None, "causal"), False) == count
+
+
 @pytest.mark.parametrize(("wide", "alike"), [(WIDTH // 2, False), (WIDTH, True)])
 def test_heads_that_do_not_match_stay(wide: int, alike: bool) -> None:
     assert grouped(Wide(wide, alike), True) == 0
