@@ -27,11 +27,11 @@ become ``Gemm`` between two reshapes.
 
 _SCRIPT = """\
 import pathlib, numpy as np, onnxruntime
-slower = ["SkipLayerNormFusion", "MatMulAddFusion"]  # on CPUs
+slower = SLOWER  # on CPUs
 session = onnxruntime.InferenceSession(pathlib.Path(__file__).with_name("model.onnx"), disabled_optimizers=slower)
 outputs = session.run(None, {inputs})
 print({{value.name: array.shape for value, array in zip(session.get_outputs(), outputs)}})
-"""
+""".replace("SLOWER", str(list(SLOWER)))
 
 _UNROUNDED = _SCRIPT.replace('model.onnx"), ', 'model.onnx"), options, ').replace(
     "session =",

@@ -48,8 +48,6 @@ class Interface:
 
     def flatten(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat:
         """The tensor inputs of a call, in graph order; raises InputError where the call does not fit."""
-        if not kwargs and len(args) == self._direct and _tensors(args):
-            return tuple(args)
         plain = self._plain(args, kwargs)
         if plain is not None:
             return plain
@@ -65,20 +63,16 @@ class Interface:
 
     @cached_property
     def _tensor_names(self) -> tuple[str, ...]:
-        """The first parameters, where each takes one tensor and they are the graph's inputs in order; else none."""
-        if self.parameters is None or self.in_spec is None or self.in_leaves != tuple(range(len(self.input_names))):
+        """What a call may name its tensors by, where these alone, in order, are the graph's inputs; else nothing."""
+        if self.parameters is None or self.in_spec is None:
+            return self.input_names
+        if self.in_leaves != tuple(range(len(self.input_names))):
             return ()
         names = tuple(self.in_spec.context)
         first = list(self.parameters.parameters.values())[: len(names)]
         usual = all(item.kind is item.POSITIONAL_OR_KEYWORD for item in first)
         alone = all(child.is_leaf() for child in self.in_spec.children())
         return names if usual and alone and names == tuple(item.name for item in first) else ()
-
-    @cached_property
-    def _direct(self) -> int:
-        """So many tensors by position are the graph's inputs as they are; -1 where that is never so."""
-        by_name = self.parameters is None or self.in_spec is None
-        return len(self.input_names) if by_name else len(self._tensor_names) or -1
 
     def _plain(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Flat | None:
         """The inputs of a call with tensors only, without the microseconds that structures take; None for others."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from tersor.export.edit import (
     add_constant,
     constant_array,
     constant_ints,
+    constant_number,
     dims_of,
     insert_before,
     int_attribute,
@@ -76,8 +78,7 @@ def products_of(softmax: ir.Node) -> Iterator[Products]:
 def _causal(scores: ir.Value) -> ir.Value | None:
     """Scores before those of later tokens are hidden; None where nothing hides them, or something else."""
     hidden = made_by(scores, "Where")
-    lowest = constant_array(hidden.inputs[2], 1) if hidden is not None else None
-    if hidden is None or lowest is None or lowest.size != 1 or lowest.reshape(-1)[0] != -numpy.inf:
+    if hidden is None or constant_number(hidden.inputs[2]) != -math.inf:
         return None
     return hidden.inputs[1] if _is_triangle(hidden.inputs[0]) else None
 
@@ -99,9 +100,8 @@ def _scaled(value: ir.Value | None) -> tuple[ir.Value, float] | None:
     node = made_by(value, "Mul")
     if node is None:
         return None if value is None else (value, 1.0)
-    number = constant_array(node.inputs[1], 1)
-    source = node.inputs[0]
-    return None if number is None or source is None or number.size != 1 else (source, float(number.reshape(-1)[0]))
+    source, number = node.inputs[0], constant_number(node.inputs[1])
+    return None if source is None or number is None else (source, number)
 
 
 def sums(value: ir.Value) -> Iterator[tuple[ir.Value, ir.Value | None]]:
@@ -164,6 +164,14 @@ def is_bias(added: ir.Value | None, x: ir.Value, heads: int) -> bool:
     return whole and dims[1] in (1, heads) and same_dims(dims[2:], (tokens, tokens))
 
 
+def heads_of_keys(value: ir.Value | None) -> tuple[ir.Value | None, list[int]]:
+    """Keys before their last two axes change places, and the order that makes heads of these."""
+    node = made_by(value, "Transpose")
+    if node is not None and ints_attribute(node, "perm") == [0, 1, 3, 2]:
+        return node.inputs[0], HEADS
+    return value, [0, 2, 3, 1]
+
+
 def transposed(value: ir.Value | None, order: Sequence[int]) -> ir.Node | None:
     """The reshape that a transpose in this order reads."""
     node = made_by(value, "Transpose")
@@ -182,9 +190,9 @@ def _output(result: ir.Value) -> Output | None:
     """What joins heads behind the second product, [batch, heads, tokens, width], where nothing else reads them."""
     user, seen = _only(result), None
     if user is not None and is_op(user, "Where") and user.inputs[1] is result:
-        seen, zero = user.inputs[0], constant_array(user.inputs[2], 1)
-        dims = inferred_dims(seen)
-        if zero is None or zero.size != 1 or zero.reshape(-1)[0] != 0 or dims is None or len(dims) != 4 or dims[1] != 1:
+        seen = user.inputs[0]
+        dims = inferred_dims(seen) or ()
+        if constant_number(user.inputs[2]) != 0 or len(dims) != 4 or dims[1] != 1:
             return None
         user = _only(user.outputs[0])
     if user is None or not is_op(user, "Transpose") or ints_attribute(user, "perm") != HEADS:

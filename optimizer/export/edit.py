@@ -47,6 +47,12 @@ def constant_array(value: ir.Value | None, limit: int = 4096) -> numpy.ndarray |
     return value.const_value.numpy()
 
 
+def constant_number(value: ir.Value | None) -> float | None:
+    """The content of a constant of one element."""
+    array = constant_array(value, 1)
+    return None if array is None or array.size != 1 else float(array.reshape(-1)[0])
+
+
 def constant_ints(value: ir.Value | None) -> list[int] | None:
     """The content of a small integer constant, flat."""
     array = constant_array(value, 64)

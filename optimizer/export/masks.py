@@ -7,6 +7,7 @@ are finite, as in many models, no row is without weights and nothing has to be c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from functools import partial
 
@@ -17,7 +18,7 @@ from tersor.export.edit import (
     Dim,
     add_constant,
     apply_rules,
-    constant_array,
+    constant_number,
     dims_of,
     insert_before,
     int_attribute,
@@ -41,7 +42,7 @@ def _masked(graph: ir.Graph, node: ir.Node) -> bool:
     """``where(isnan(w), 0, w) @ v`` with ``w = softmax(where(mask, scores, -inf))``, or with the mask added."""
     guard = made_for_one(node.inputs[0], "Where")
     test = None if guard is None else made_for_one(guard.inputs[0], "IsNaN")
-    if guard is None or test is None or test.inputs[0] is not guard.inputs[2] or _number(guard.inputs[1]) != 0:
+    if guard is None or test is None or test.inputs[0] is not guard.inputs[2] or constant_number(guard.inputs[1]) != 0:
         return False
     weights = guard.inputs[2]
     softmax = weights.producer() if weights is not None else None
@@ -87,7 +88,7 @@ def _under_mask(softmax: ir.Node) -> _Hidden | None:
     if int_attribute(softmax, "axis", -1) % len(dims) != len(dims) - 1:
         return None
     for scores, mask, infinity in _masks(hidden):
-        if _number(infinity) == -numpy.inf and scores is not None and mask is not None and infinity is not None:
+        if constant_number(infinity) == -math.inf and scores is not None and mask is not None and infinity is not None:
             return (hidden, mask, scores, infinity) if _smaller(dims_of(mask), dims) else None
     return None
 
@@ -96,7 +97,8 @@ def _finite(softmax: ir.Node) -> bool:
     """Whether what hides scores is added to them and finite: weights of finite scores are then numbers in every row."""
     hidden = softmax.inputs[0].producer() if is_op(softmax, "Softmax") and softmax.inputs[0] is not None else None
     found = list(_masks(hidden)) if is_op(hidden, "Add") and hidden is not None else []
-    return len(found) == 1 and bool(numpy.isfinite(_number(found[0][2])))
+    lowest = constant_number(found[0][2]) if len(found) == 1 else None
+    return lowest is not None and math.isfinite(lowest)
 
 
 def _masks(hidden: ir.Node) -> Iterator[tuple[ir.Value | None, ir.Value | None, ir.Value | None]]:
@@ -106,14 +108,8 @@ def _masks(hidden: ir.Node) -> Iterator[tuple[ir.Value | None, ir.Value | None, 
     elif is_op(hidden, "Add"):
         for scores, bias in (hidden.inputs, hidden.inputs[::-1]):
             choice = bias.producer() if bias is not None else None
-            if choice is not None and is_op(choice, "Where") and _number(choice.inputs[1]) == 0:
+            if choice is not None and is_op(choice, "Where") and constant_number(choice.inputs[1]) == 0:
                 yield scores, choice.inputs[0], choice.inputs[2]
-
-
-def _number(value: ir.Value | None) -> float:
-    """A constant of one element, NaN where it is none."""
-    array = constant_array(value, 1)
-    return float(array.reshape(-1)[0]) if array is not None and array.size == 1 else numpy.nan
 
 
 def _smaller(mask: tuple[Dim, ...] | None, scores: tuple[Dim, ...] | None) -> bool:

@@ -18,6 +18,7 @@ from tersor.export.attention_parts import (
     HEADS,
     Products,
     divided,
+    heads_of_keys,
     is_bias,
     joined_by,
     products_of,
@@ -32,7 +33,6 @@ from tersor.export.edit import (
     constant_array,
     dims_of,
     int_attribute,
-    ints_attribute,
     is_op,
     made_by,
 )
@@ -73,15 +73,18 @@ def with_whole_attention(model: ir.Model) -> ir.Model:
 
 
 def _rewrite(graph: ir.Graph, softmax: ir.Node) -> bool:
-    for found in products_of(softmax):
-        parts = _projection(found.queries), _keys(found.keys), _projection(found.values)
-        layer = _layer(parts)
-        if layer is None or parts[0] is None or not joined_by(found.output, layer.x):
-            continue
-        if is_bias(found.added, layer.x, parts[0].heads):
-            _put(graph, layer, found, parts[0].heads)
-            return True
-    return group(graph, softmax)
+    return any(_whole(graph, found) or group(graph, found) for found in products_of(softmax))
+
+
+def _whole(graph: ir.Graph, found: Products) -> bool:
+    parts = _projection(found.queries), _projection(*heads_of_keys(found.keys)), _projection(found.values)
+    layer = _layer(parts)
+    if layer is None or parts[0] is None or not joined_by(found.output, layer.x):
+        return False
+    if not is_bias(found.added, layer.x, parts[0].heads):
+        return False
+    _put(graph, layer, found, parts[0].heads)
+    return True
 
 
 def _put(graph: ir.Graph, layer: _Layer, found: Products, heads: int) -> None:
@@ -95,18 +98,10 @@ def _put(graph: ir.Graph, layer: _Layer, found: Products, heads: int) -> None:
     put(graph, found.output, layer.x, ir.node("Attention", inputs, attributes, domain=DOMAIN))
 
 
-def _keys(value: ir.Value | None) -> _Projection | None:
-    """Keys whose last two axes change places."""
-    node = made_by(value, "Transpose")
-    if node is not None and ints_attribute(node, "perm") == [0, 1, 3, 2]:
-        return _projection(node.inputs[0])
-    return _projection(value, [0, 2, 3, 1])
-
-
-def _projection(value: ir.Value | None, order: Sequence[int] = tuple(HEADS)) -> _Projection | None:
+def _projection(value: ir.Value | None, order: Sequence[int] = HEADS) -> _Projection | None:
     """Heads, transposed by ``order``, traced to a third of what one layer makes."""
     gather = made_by(value, "Gather")
-    if gather is not None and list(order) == HEADS:
+    if gather is not None and order == HEADS:
         return _packed(gather)
     reshape = transposed(value, order)
     split = made_by(reshape.inputs[0], "Split") if reshape is not None else None

@@ -6,6 +6,7 @@ rotary embeddings, and reads keys and values of fewer heads without repeating th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -18,9 +19,9 @@ from tersor.export.attention_parts import (
     HEADS,
     Products,
     divided,
+    heads_of_keys,
     is_bias,
     joined_by,
-    products_of,
     put,
     transposed,
 )
@@ -32,7 +33,6 @@ from tersor.export.edit import (
     constant_ints,
     dims_of,
     insert_before,
-    ints_attribute,
     made_by,
     same_dims,
 )
@@ -57,33 +57,22 @@ class _Heads:
     turn: Turn | None
 
 
-def group(graph: ir.Graph, softmax: ir.Node) -> bool:
-    """Replace attention around a softmax by the operator; True where it was."""
+def group(graph: ir.Graph, found: Products) -> bool:
+    """Replace attention by the operator; True where it was."""
     if tuple(map(int, onnxruntime.__version__.split(".")[:2])) < SINCE:
         return False
-    for found in products_of(softmax):
-        parts = _heads(found.queries), _keys(found.keys), _heads(_before_repeats(found.values))
-        if all(parts) and _fit(found, *parts):  # type: ignore[arg-type]
-            _put(graph, found, *parts)  # type: ignore[arg-type]
-            return True
-    return False
+    keys, order = heads_of_keys(found.keys)
+    parts = _heads(found.queries), _heads(_before_repeats(keys), order), _heads(_before_repeats(found.values))
+    if not all(parts) or not _fit(found, *parts):  # type: ignore[arg-type]
+        return False
+    _put(graph, found, *parts)  # type: ignore[arg-type]
+    return True
 
 
-def _keys(value: ir.Value) -> _Heads | None:
-    """Keys whose last two axes change places, behind what makes heads of them or at once."""
-    node = made_by(value, "Transpose")
-    if node is not None and ints_attribute(node, "perm") == [0, 1, 3, 2]:
-        return _heads(_before_repeats(node.inputs[0]))
-    return _split(transposed(value, [0, 2, 3, 1]), None)
-
-
-def _heads(value: ir.Value | None) -> _Heads | None:
+def _heads(value: ir.Value | None, order: Sequence[int] = HEADS) -> _Heads | None:
     node = value.producer() if value is not None else None
     turn = turn_of(node) if node is not None else None
-    return _split(transposed(value if turn is None else turn.x, HEADS), turn)
-
-
-def _split(reshape: ir.Node | None, turn: Turn | None) -> _Heads | None:
+    reshape = transposed(value if turn is None else turn.x, order)
     source = reshape.inputs[0] if reshape is not None else None
     dims = divided(source, reshape, 4) if reshape is not None else None
     count, width = dims[2:] if dims is not None else (None, None)
@@ -142,8 +131,8 @@ def _are_of_tokens(turn: Turn, angles: ir.Value) -> bool:
 
 def _put(graph: ir.Graph, found: Products, queries: _Heads, keys: _Heads, values: _Heads) -> None:
     back = found.output.reshape
-    attributes = {"num_heads": queries.count, "kv_num_heads": keys.count, "scale": found.scale}
-    attributes["causal"] = int(found.causal)
+    attributes: dict[str, int | float] = {"num_heads": queries.count, "kv_num_heads": keys.count}
+    attributes |= {"scale": found.scale, "causal": int(found.causal)}
     tables: list[ir.Value | None] = [None, None]
     if queries.turn is not None:
         tables = [_table(graph, back, queries.turn, angles) for angles in (queries.turn.cos, queries.turn.sin)]
@@ -158,8 +147,9 @@ def _table(graph: ir.Graph, before: ir.Node, turn: Turn, angles: ir.Value) -> ir
     """Angles as [tokens, half the width]."""
     extra = len(angle_dims(turn, angles) or ()) - 2
     made = halved(graph, before, turn, angles)
-    axes = add_constant(graph, numpy.arange(extra), "axes_of_one")
-    return insert_before(graph, before, "Squeeze", made, axes) if extra else made
+    if not extra:
+        return made
+    return insert_before(graph, before, "Squeeze", made, add_constant(graph, numpy.arange(extra), "axes_of_one"))
 
 
 def _lengths(graph: ir.Graph, before: ir.Node, source: ir.Value) -> tuple[ir.Value, ir.Value]:

@@ -61,7 +61,7 @@ def fuse_rotary(graph: ir.Graph) -> bool:
     """Write rotary embeddings as RotaryEmbedding where the file's opset has it; True where something changed."""
     if graph.opset_imports.get("", 0) < OPSET:
         return False
-    return apply_rules(graph, dict.fromkeys(("Add", "Concat", "Reshape"), _rewrite))
+    return apply_rules(graph, dict.fromkeys(_SPELLINGS, _rewrite))
 
 
 def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
@@ -71,8 +71,7 @@ def _rewrite(graph: ir.Graph, node: ir.Node) -> bool:
 
 def turn_of(node: ir.Node) -> Turn | None:
     """What a node turns, as the last of those that a rotary embedding is spelled in; None where it does not."""
-    found = {"Add": _whole, "Concat": _by_halves, "Reshape": _by_pairs}.get(node.op_type)
-    turn = found(node) if found is not None and is_op(node, node.op_type) else None
+    turn = _SPELLINGS[node.op_type](node) if is_op(node, *_SPELLINGS) else None
     return turn if turn is not None and _is_turnable(turn) else None
 
 
@@ -108,6 +107,10 @@ def _by_pairs(node: ir.Node) -> Turn | None:
     if found is None or not same_dims(inferred_dims(node.outputs[0]), inferred_dims(found[0])):
         return None
     return Turn(*found, interleaved=True, thin=thin)
+
+
+_SPELLINGS = {"Add": _whole, "Concat": _by_halves, "Reshape": _by_pairs}
+"""By the operator that comes last."""
 
 
 def _turned(low: ir.Value | None, high: ir.Value | None, whole: _Whole) -> tuple[ir.Value, ir.Value, ir.Value] | None:

@@ -74,8 +74,8 @@ class Session:
 
         They are in the CPU's memory, and in the GPU's where an input is.
         """
-        arrays = _arrays(inputs) if self._numpy else None
         try:
+            arrays = _arrays(inputs) if self._numpy else None
             if arrays is not None:
                 return self._run_arrays(arrays)
             if any(value.is_cuda for value in inputs):
